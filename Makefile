@@ -1,0 +1,64 @@
+# contimg: `make help` lists the targets. Every target installs what it needs first.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+DAGSTER_PORT ?= 3000
+PORTAL_PORT ?= 8000
+export DAGSTER_PORT PORTAL_PORT
+
+RUNTIME := $(VENV)/.installed-runtime
+TESTING := $(VENV)/.installed-test
+PINS := pyproject.toml constraints.txt scripts/install.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-test install-dev demo start test check format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(RUNTIME) ## create .venv and install contimg with the tested versions
+
+install-test: $(TESTING) ## the same with CASA and everything the tests need
+
+install-dev: $(TESTING) ## the same with the pre-commit hook
+	scripts/install.sh test,casa,dev
+	$(BIN)/pre-commit install
+
+$(RUNTIME): $(PINS)
+	@echo "Installing contimg into $(VENV) (a few minutes on a new machine)" >&2
+	scripts/install.sh
+	@touch $@
+
+$(TESTING): $(PINS)
+	@echo "Installing contimg, CASA and the test tools into $(VENV) (a few minutes on a new machine)" >&2
+	scripts/install.sh test,casa
+	@touch $@ $(RUNTIME)
+
+demo: $(RUNTIME) ## simulated campaign through the whole platform; DEMO_EXIT=1 stops after the last asset
+	$(BIN)/python demo/run.py
+
+start: $(RUNTIME) ## the platform on your own data: Dagster on DAGSTER_PORT, portal on PORTAL_PORT
+	scripts/start.sh
+
+test: $(TESTING) ## all tests, services included
+	scripts/install_services.sh
+	@mkdir -p .contimg
+	$(BIN)/pytest -n 2 --dist loadfile --junitxml=.contimg/test-results.xml --durations=10
+
+check: $(TESTING) ## lint, format, types, and whether Dagster can load the definitions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	DAGSTER_HOME="$$(scripts/dagster_home.sh .contimg/check)" $(BIN)/dagster definitions validate
+
+format: $(TESTING) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(TESTING) ## side-by-side benchmarks, written to benchmarks/results
+	$(BIN)/contimg bench all
+
+clean: ## remove the environment and caches; data in .contimg stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What is made and what good means: asset definitions, checks and the science they are made of."""

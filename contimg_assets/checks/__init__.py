@@ -1,0 +1,1 @@
+"""What good means: one module of asset checks per asset module, same stem."""

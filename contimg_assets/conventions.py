@@ -1,0 +1,47 @@
+"""What all assets of one cadence share: partitions, owners, retries, freshness.
+
+Freshness limits follow the telescope: an observation every 309 s, a calibrator transit and a set of light curves every
+sidereal day. They look at the newest materialization; whether the *data* are recent is for the checks.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from contimg_assets.failures import PASSING_TROUBLE
+from contimg_assets.partitions import days, observations
+
+OBSERVERS = "team:operators"
+ASTRONOMERS = "team:astronomers"
+
+OBSERVATION_FRESHNESS = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=6), warn_window=timedelta(minutes=30)
+)
+DAY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
+
+
+def per_observation(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
+    """Arguments of an asset with one partition per observation."""
+    return {
+        "group_name": group,
+        "kinds": kinds,
+        "code_version": code_version,
+        "partitions_def": observations,
+        "owners": [OBSERVERS],
+        "retry_policy": PASSING_TROUBLE,
+        "freshness_policy": OBSERVATION_FRESHNESS,
+    }
+
+
+def per_day(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
+    """Arguments of an asset with one partition per UTC day."""
+    return {
+        "group_name": group,
+        "kinds": kinds,
+        "code_version": code_version,
+        "partitions_def": days,
+        "owners": [ASTRONOMERS],
+        "retry_policy": PASSING_TROUBLE,
+        "freshness_policy": DAY_FRESHNESS,
+    }

@@ -1,0 +1,168 @@
+"""The imaging group: images of each observation, full band and sub-bands.
+
+What belongs here: the asset and the numbers by which its image is judged. Imaging is ``science.imaging``, FITS is
+``contimg_resources.fits_images``; what good means is ``checks.imaging``.
+"""
+
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from contimg_assets.calibration import gain_table
+from contimg_assets.calibration_registry import tables_used
+from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
+from contimg_assets.checks import imaging as checks
+from contimg_assets.conventions import per_observation
+from contimg_assets.failures import dagster_failures
+from contimg_assets.observations import measurement_set
+from contimg_assets.pictures import image_pair, markdown_image
+from contimg_assets.provenance import with_provenance
+from contimg_resources.configurable import Observatory
+from contimg_resources.products import require
+from contimg_resources.settings import Settings
+
+_FEWEST_MATCHES = 3
+"""Sources needed before position and flux are compared with the catalogue."""
+
+
+def image_settings(settings: Settings) -> Any:
+    """Imaging settings of science from those of the operator."""
+    from contimg_assets.science.imaging.settings import ImageSettings
+
+    chosen = settings.imaging
+    return ImageSettings(
+        n_bands=chosen.n_bands,
+        robust=chosen.robust,
+        cell_arcsec=chosen.cell_arcsec,
+        n_pixels=chosen.n_pixels,
+        max_iterations=chosen.max_iterations,
+        n_threads=settings.threads,
+    )
+
+
+@dg.asset(
+    deps=[measurement_set, gain_table, reference_catalogue],
+    check_specs=checks.CONTINUUM_IMAGE,
+    **per_observation("imaging", {"fits"}, code_version="1"),
+)
+def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
+    """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.
+
+    Bandpass and gains are applied while the measurement set is read; Briggs weights, w-gridding, and a CLEAN of all
+    sub-bands together; restored with the fitted beam, not corrected for the primary beam. Writes FITS files and one row
+    per band of table image: beam, rms, thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
+    Read by forced_photometry. Remade when measurement set, gains or catalogue change.
+    """
+    from contimg_assets.science.calibration.apply import apply_solutions
+    from contimg_assets.science.calibration.solutions import Solutions
+    from contimg_assets.science.coordinates import separation_deg
+    from contimg_assets.science.imaging.imager import make_images
+    from contimg_assets.science.visibilities import Visibilities
+    from contimg_resources.calibration_tables import read_calibration_table
+    from contimg_resources.fits_images import write_image_set
+    from contimg_resources.measurement_sets import read_measurement_set
+
+    partition_key, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
+        tables = [Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)]
+        calibrated = apply_solutions(vis, tables)
+        catalogue = products.read_parquet("reference_catalogue", None)
+        apart = separation_deg(
+            vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy()
+        )
+        near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
+        images = make_images(
+            calibrated, image_settings(observatory.settings), (near["ra_deg"].to_numpy(), near["dec_deg"].to_numpy())
+        )
+        folder = products.image_folder(partition_key)
+        write_image_set(folder, images.columns())
+        observation_id = store.query("SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]).item()
+        summary = measure_image(images, near, vis)
+        rows = image_rows(images, summary, str(folder), observation_id)
+        store.replace("image", with_provenance(rows, context), partition_key=partition_key)
+        products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
+        results = checks.judge_image(store, context, summary)
+    full = images.full
+    picture = image_pair(full, images.wcs, near["ra_deg"].to_numpy(), near["dec_deg"].to_numpy(), title=observation_id)
+    return dg.MaterializeResult(
+        metadata={
+            "folder": dg.MetadataValue.path(str(folder)),
+            **{name: value for name, value in summary.items() if value is not None},
+            "images": dg.MetadataValue.md(markdown_image(picture, "dirty and clean image")),
+            "bands": dg.MetadataValue.json(rows.select("band", "frequency_hz", "rms_jy_beam", "beam_major_arcsec").to_dicts()),
+            "n_pixels": f"{full.restored.shape[1]} x {full.restored.shape[0]}",
+        },
+        check_results=results,
+    )
+
+
+def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
+    """Numbers of the full-band image for checks, report and store; None where there is nothing to measure."""
+    from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
+    from contimg_assets.science.crossmatch import astrometric_offset
+    from contimg_assets.science.flux_scale import band_flux_jy
+    from contimg_assets.science.photometry.positions import fit_positions
+    from contimg_assets.science.photometry.primary_beam_correction import primary_beam_at
+
+    full, sky = images.full, images.sky_image(images.full)
+    ra_deg, dec_deg = near["ra_deg"].to_numpy(), near["dec_deg"].to_numpy()
+    fitted = fit_positions(sky, full.rms, full.background, ra_deg, dec_deg)
+    source = fitted["source_index"].to_numpy()
+    offset = astrometric_offset(
+        fitted["ra_deg"].to_numpy(), fitted["dec_deg"].to_numpy(), ra_deg[source], dec_deg[source]
+    )
+    x, y = images.wcs.all_world2pix(ra_deg[source], dec_deg[source], 0)
+    expected_jy = band_flux_jy(
+        near["flux_jy"].to_numpy()[source],
+        near["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()[source],
+        full.frequency_hz,
+    ) * primary_beam_at(full.primary_beam, x, y)
+    enough = offset.n_sources >= _FEWEST_MATCHES
+    longest_m = float(np.max(np.linalg.norm(vis.uvw_m[:, :2], axis=1)))
+    resolution_arcsec = float(np.rad2deg(SPEED_OF_LIGHT_M_S / full.frequency_hz / longest_m) * 3600.0)
+    return {
+        "frequency_hz": full.frequency_hz,
+        "rms_jy_beam": full.rms_jy_beam,
+        "thermal_rms_jy_beam": full.thermal_rms_jy_beam,
+        "dynamic_range": images.dynamic_range,
+        "beam_major_arcsec": full.beam.major_arcsec,
+        "beam_minor_arcsec": full.beam.minor_arcsec,
+        "beam_pa_deg": full.beam.pa_deg,
+        "beam_over_resolution": full.beam.minor_arcsec / resolution_arcsec,
+        "n_clean_components": images.n_clean_components,
+        "n_major_cycles": images.n_major_cycles,
+        "has_diverged": images.has_diverged,
+        "n_matched": offset.n_sources,
+        "astrometry_ra_arcsec": offset.ra_arcsec if enough else None,
+        "astrometry_dec_arcsec": offset.dec_arcsec if enough else None,
+        "offset_beams": offset.total_arcsec / full.beam.minor_arcsec if enough else None,
+        "flux_ratio": float(np.median(fitted["peak_flux_jy_beam"].to_numpy() / expected_jy)) if enough else None,
+    }
+
+
+def image_rows(images: Any, summary: dict[str, Any], folder: str, observation_id: str) -> pl.DataFrame:
+    """Rows of table ``image``: one per band."""
+    return pl.DataFrame(
+        [
+            {
+                "observation_id": observation_id,
+                "band": plane.name,
+                "path": f"{folder}/{plane.name}_image.fits",
+                "frequency_hz": plane.frequency_hz,
+                "beam_major_arcsec": plane.beam.major_arcsec,
+                "beam_minor_arcsec": plane.beam.minor_arcsec,
+                "beam_pa_deg": plane.beam.pa_deg,
+                "rms_jy_beam": plane.rms_jy_beam,
+                "thermal_rms_jy_beam": plane.thermal_rms_jy_beam,
+                "dynamic_range": float(np.nanmax(plane.restored)) / plane.rms_jy_beam,
+                "n_clean_components": images.n_clean_components,
+                "astrometry_ra_arcsec": summary["astrometry_ra_arcsec"],
+                "astrometry_dec_arcsec": summary["astrometry_dec_arcsec"],
+            }
+            for plane in images.planes
+        ],
+        infer_schema_length=None,
+    )

@@ -1,0 +1,34 @@
+"""The jobs people and sensors launch: one observation, one bandpass, one day, the catalogue.
+
+All run in one process: a step process costs 4-6 s on two cores. Parallelism comes from runs in the queue.
+"""
+
+import dagster as dg
+
+from contimg_assets.calibration import bandpass_table, gain_table
+from contimg_assets.catalogue import reference_catalogue
+from contimg_assets.imaging import continuum_image
+from contimg_assets.observations import measurement_set
+from contimg_assets.photometry import flux_scale, forced_photometry
+from contimg_assets.quality import injection_recovery, quality_report
+from contimg_assets.variability import ese_candidates, light_curves, variability_statistics
+
+OBSERVATION_ASSETS = [measurement_set, gain_table, continuum_image, forced_photometry, flux_scale]
+DAY_ASSETS = [light_curves, variability_statistics, ese_candidates, injection_recovery, quality_report]
+
+observation_job = dg.define_asset_job(
+    "observation_job",
+    selection=dg.AssetSelection.assets(*OBSERVATION_ASSETS),
+    description="Raw files of one observation to scaled fluxes of every catalogue source in the beam.",
+)
+bandpass_job = dg.define_asset_job(
+    "bandpass_job", selection=dg.AssetSelection.assets(bandpass_table), description="The bandpass of one day's calibrator transit."
+)
+daily_job = dg.define_asset_job(
+    "daily_job",
+    selection=dg.AssetSelection.assets(*DAY_ASSETS),
+    description="Light curves, statistics, candidates, injections and the report of one UTC day.",
+)
+catalogue_job = dg.define_asset_job(
+    "catalogue_job", selection=dg.AssetSelection.assets(reference_catalogue), description="The reference catalogue."
+)

@@ -1,0 +1,86 @@
+"""The observations group: the raw files as they arrived, and the flagged measurement set made of them.
+
+What belongs here: ``raw_visibilities`` (external, observed by the ingest sensor) and ``measurement_set``. Phasing is
+``science.conversion``, flagging ``science.flagging``; what good means is ``checks.observations``.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from contimg_assets.arrivals import raw_files_of
+from contimg_assets.checks import observations as checks
+from contimg_assets.conventions import OBSERVATION_FRESHNESS, OBSERVERS, per_observation
+from contimg_assets.failures import dagster_failures
+from contimg_assets.partitions import observations
+from contimg_assets.pictures import flagging_waterfall, markdown_image
+from contimg_resources.configurable import Observatory
+
+raw_visibilities = dg.AssetSpec(
+    "raw_visibilities",
+    group_name="observations",
+    kinds={"hdf5"},
+    partitions_def=observations,
+    owners=[OBSERVERS],
+    code_version="1",
+    freshness_policy=OBSERVATION_FRESHNESS,
+    description=(
+        "The 16 HDF5 sub-band files of one observation, as the correlator wrote them.\n\n"
+        "External: the sensor incoming_observations sees them arrive in CONTIMG_INCOMING, groups them by the start time in"
+        " their headers and records them in tables observation and raw_file. Never modified, never moved.\n"
+        "Read by measurement_set."
+    ),
+)
+
+
+@dg.asset(
+    deps=[raw_visibilities],
+    check_specs=checks.MEASUREMENT_SET,
+    output_required=False,
+    **per_observation("observations", {"measurementset", "casa"}, code_version="1"),
+)
+def measurement_set(
+    context: dg.AssetExecutionContext, observatory: Observatory
+) -> Iterator[dg.MaterializeResult]:
+    """One flagged measurement set per observation, phased to the middle of the drift.
+
+    Channels ascend over all sub-bands, baselines run from the lower to the higher antenna, uvw are recomputed for every
+    integration, and dead antennas, radio interference and non-finite data are flagged before anything is written: an
+    unflagged measurement set never exists. Missing sub-bands are flagged channels. Autocorrelations are judged, not kept.
+    Writes a CASA measurement set and ``summary.json`` (fractions flagged by cause, antenna and sub-band).
+    Read by bandpass_table, gain_table and continuum_image. Remade when raw files or flagging change.
+    """
+    from contimg_assets.science.conversion import to_visibilities
+    from contimg_assets.science.flagging import FlagSettings, flag_visibilities
+    from contimg_assets.science.raw_observation import RawObservation
+    from contimg_resources.measurement_sets import write_measurement_set
+    from contimg_resources.uvh5 import read_observation
+
+    partition_key, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        files = raw_files_of(partition_key, observatory)
+        if not files:
+            context.log.info(f"no observation began in window {partition_key}: nothing to do")
+            return
+        products.check_free_space(2 * sum(path.stat().st_size for path in files))
+        telescope = observatory.telescope
+        raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands))
+        visibilities = to_visibilities(raw)
+        report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings())
+        path = products.measurement_set(partition_key)
+        write_measurement_set(path, visibilities.columns())
+        summary = checks.summarise(raw, visibilities, report)
+        products.write_json("measurement_set", partition_key, summary)
+        results = checks.judge_measurement_set(store, context, summary)
+    yield dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(str(path)),
+            "observation_id": raw.observation_id,
+            "n_rows": visibilities.vis.shape[0],
+            "n_channels": visibilities.vis.shape[1],
+            "flagged_fraction": summary["flagged_fraction"],
+            "phase_centre": f"{visibilities.phase_centre_ra_deg:.4f} {visibilities.phase_centre_dec_deg:+.4f} deg",
+            "flags": dg.MetadataValue.md(markdown_image(flagging_waterfall(visibilities), "flagged fraction")),
+        },
+        check_results=results,
+    )

@@ -1,0 +1,1 @@
+"""Antenna-based calibration: statistics of the data against a model, solvers, application, quality."""

@@ -1,0 +1,174 @@
+"""From the correlator's drift scan to visibilities about one phase centre.
+
+What belongs here: phase rotation, baseline coordinates, weights and pointing of one observation. What does not: reading raw
+files (``contimg_resources.uvh5``), flagging (``flagging``), writing measurement sets (``contimg_resources``).
+
+Method: the correlator stops fringes on the fixed direction (hour angle 0, apparent declination d). With b the baseline
+``position(antenna1) - position(antenna2)`` and s unit vectors in ITRF, the data are multiplied by ::
+
+    exp(-2 pi i nu/c b.(s_p(t) - s_meridian)),    p the ICRS place of the meridian at mid-observation,
+
+with apparent directions of each integration, so that one phase centre serves the whole observation (the sky drifts by
+1.3 deg meanwhile). The phasor is stepped through frequency by a recurrence in double precision: one sine and cosine per row,
+error below 1e-12 rad after 768 channels. Rejected: one field per integration (24 fields, and every later step must
+re-centre them); uvw from the file (single precision, one value per baseline).
+
+Weights are ``2 dnu dt`` times the fraction of samples present, which is 1/sigma^2 for a system equivalent flux density
+of 1 Jy: relative until calibration gives the scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
+from contimg_assets.science.coordinates import (
+    apparent_directions_itrf,
+    baseline_uvw_m,
+    meridian_basis_itrf,
+    meridian_icrs,
+    phase_centre_basis_itrf,
+)
+from contimg_assets.science.errors import DataError
+from contimg_assets.science.raw_observation import RawObservation
+from contimg_assets.science.visibilities import Visibilities
+
+_UNIFORM_STEP_HZ = 1e-3
+"""Channel spacings that differ by less count as equal: 1e-3 Hz over 768 channels and 1 us of delay is 5e-6 rad."""
+
+
+def to_visibilities(raw: RawObservation) -> Visibilities:
+    """Phase an observation to its own centre and give it baseline coordinates.
+
+    Parameters
+    ----------
+    raw : RawObservation
+        Drift data are phased in place: ``raw.vis`` and the result share memory, and ``raw`` must not be used again. Data
+        that already follow a phase centre (finite ``phase_centre_ra_deg``) keep their phases.
+
+    Returns
+    -------
+    Visibilities
+        Rows in order of time, then baseline; about the ICRS position of the meridian at mid-observation.
+
+    Raises
+    ------
+    DataError
+        If neither a pointing declination nor a phase centre is known, or the arrays are not contiguous.
+    """
+    _require_direction(raw)
+    n_time, n_baseline, n_chan, n_corr = raw.vis.shape
+    n_row = n_time * n_baseline
+    is_phased = bool(np.isfinite(raw.phase_centre_ra_deg))
+    vis = raw.vis.reshape(n_row, n_chan, n_corr)
+    if is_phased:
+        ra_deg, dec_deg = raw.phase_centre_ra_deg % 360.0, raw.phase_centre_dec_deg
+        pointing_ra_deg, pointing_dec_deg = np.full(n_time, ra_deg), np.full(n_time, dec_deg)
+    else:
+        middle_mjd = np.array([0.5 * (raw.time_mjd[0] + raw.time_mjd[-1])])
+        centre_ra, centre_dec = meridian_icrs(raw.pointing_dec_deg, middle_mjd, raw.site_itrf_m)
+        ra_deg, dec_deg = float(centre_ra[0]) % 360.0, float(centre_dec[0])
+        pointing_ra_deg, pointing_dec_deg = meridian_icrs(raw.pointing_dec_deg, raw.time_mjd, raw.site_itrf_m)
+        _rotate(vis, _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), raw.frequency_hz, _restarts(raw.frequency_hz))
+    basis = phase_centre_basis_itrf(ra_deg, dec_deg, raw.time_mjd, raw.site_itrf_m)
+    uvw_m = baseline_uvw_m(raw.antenna_positions_m, raw.antenna1, raw.antenna2, basis)
+    return Visibilities(
+        vis=vis,
+        flags=raw.flags.reshape(n_row, n_chan, n_corr),
+        weights=_weights(raw).reshape(n_row, n_corr),
+        uvw_m=uvw_m.reshape(n_row, 3),
+        time_mjd=np.repeat(raw.time_mjd, n_baseline),
+        exposure_s=np.full(n_row, raw.integration_s),
+        antenna1=np.tile(raw.antenna1, n_time),
+        antenna2=np.tile(raw.antenna2, n_time),
+        frequency_hz=raw.frequency_hz,
+        channel_width_hz=raw.channel_width_hz,
+        correlations=raw.correlations,
+        phase_centre_ra_deg=ra_deg,
+        phase_centre_dec_deg=dec_deg,
+        pointing_ra_deg=np.repeat(pointing_ra_deg, n_baseline),
+        pointing_dec_deg=np.repeat(pointing_dec_deg, n_baseline),
+        antenna_names=raw.antenna_names,
+        antenna_positions_m=raw.antenna_positions_m,
+        dish_diameter_m=raw.dish_diameter_m,
+        telescope_name=raw.telescope_name,
+        field_name=position_name(ra_deg, dec_deg),
+        source_name=raw.source_name,
+    )
+
+
+def position_name(ra_deg: float, dec_deg: float) -> str:
+    """Name of a position, ``JHHMM+DDMM``, truncated as the IAU asks, e.g. ``J0712+1632``."""
+    ra_min = int(ra_deg % 360.0 * 4.0 + 1e-9)
+    dec_arcmin = int(abs(dec_deg) * 60.0 + 1e-9)
+    sign = "-" if dec_deg < 0 else "+"
+    return f"J{ra_min // 60:02d}{ra_min % 60:02d}{sign}{dec_arcmin // 60:02d}{dec_arcmin % 60:02d}"
+
+
+def _require_direction(raw: RawObservation) -> None:
+    if not (np.isfinite(raw.pointing_dec_deg) or np.isfinite(raw.phase_centre_ra_deg)):
+        raise DataError(
+            f"observation {raw.source_name}: nothing says where the telescope looked",
+            got="neither a pointing declination nor a phase centre",
+            expected="one of them in the header",
+            remedy="Look at Header/phase_center_app_dec of the raw files; they cannot be converted without it.",
+            reason_code="malformed_header",
+        )
+    if not raw.vis.flags.c_contiguous:
+        raise DataError(
+            f"observation {raw.source_name}: visibilities are not one contiguous block",
+            got=f"strides {raw.vis.strides}",
+            expected="C order",
+            remedy="Pass the array as the reader returns it.",
+            reason_code="inconsistent_shapes",
+        )
+
+
+def _excess_delay_s(raw: RawObservation, ra_deg: float, dec_deg: float) -> NDArray[np.float64]:
+    """Delay of the phase centre beyond that of the meridian direction, s, shape (n_time, n_baseline)."""
+    centre = apparent_directions_itrf(np.array([ra_deg]), np.array([dec_deg]), raw.time_mjd, raw.site_itrf_m)[:, 0]
+    offset = centre - meridian_basis_itrf(raw.pointing_dec_deg, raw.site_itrf_m)[2]
+    baselines_m = raw.antenna_positions_m[raw.antenna1] - raw.antenna_positions_m[raw.antenna2]
+    delay_s: NDArray[np.float64] = offset @ baselines_m.T / SPEED_OF_LIGHT_M_S
+    return delay_s
+
+
+def _restarts(frequency_hz: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Channels whose phasor is computed afresh: the first, and those after a gap in frequency."""
+    restart = np.ones(frequency_hz.size, dtype=np.bool_)
+    if frequency_hz.size > 1:
+        steps = np.diff(frequency_hz)
+        restart[1:] = np.abs(steps - steps[0]) > _UNIFORM_STEP_HZ
+    return restart
+
+
+@njit(cache=True, parallel=True)
+def _rotate(
+    vis: NDArray[np.complex64],
+    delay_s: NDArray[np.float64],
+    frequency_hz: NDArray[np.float64],
+    restart: NDArray[np.bool_],
+) -> None:
+    """Multiply ``vis`` (row, chan, corr) in place by exp(-2 pi i nu delay)."""
+    n_row, n_chan, n_corr = vis.shape
+    step_hz = frequency_hz[min(1, n_chan - 1)] - frequency_hz[0]
+    for row in prange(n_row):
+        step = np.exp(-2j * np.pi * step_hz * delay_s[row])
+        phasor = step
+        for chan in range(n_chan):
+            if restart[chan]:
+                turns = frequency_hz[chan] * delay_s[row]
+                phasor = np.exp(-2j * np.pi * (turns - np.floor(turns)))
+            else:
+                phasor *= step
+            rotation = np.complex64(phasor)
+            for corr in range(n_corr):
+                vis[row, chan, corr] *= rotation
+
+
+def _weights(raw: RawObservation) -> NDArray[np.float32]:
+    most = float(raw.weights.max(initial=0.0))
+    scale = 2.0 * raw.channel_width_hz * raw.integration_s / most if most > 0 else 0.0
+    return (raw.weights * np.float32(scale)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Finding extreme scattering events: templates, noise, search, chromaticity, verdict, candidates."""

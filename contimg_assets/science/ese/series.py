@@ -1,0 +1,177 @@
+"""Light-curve tables as arrays: one time series per source and band, relative to its median, and which of them to search.
+
+What belongs here: sorting, cutting, scaling. What does not: searching (``detect``).
+
+The series searched is the band ``full`` where it exists: its sub-bands hold the same photons, and are kept for the test of
+chromaticity. Without it, bands within a factor 1.5 in frequency are averaged epoch by epoch, and bands further apart
+(2.25 and 8.3 GHz) are searched each on its own, which counts as more trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import MAD_TO_SIGMA
+
+FULL_BAND = "full"
+
+SAME_BAND_RATIO = 1.5
+"""Frequencies closer than this show nearly the same event and are searched together."""
+
+_POINTS_FOR_OUTLIERS = 8
+_ERROR_OF_DIFFERENCE = 1.2
+"""Error of a point minus the median of four, in units of the point's error."""
+
+_OUTLIER_SIGMA = 5.0
+_NEIGHBOUR_SIGMA = 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One light curve, ascending in time."""
+
+    source_id: str
+    band: str
+    frequency_hz: float
+    """NaN if the table does not say."""
+
+    time_mjd: NDArray[np.float64]
+    value: NDArray[np.float64]
+    """Flux density over ``median_jy``."""
+
+    error: NDArray[np.float64]
+    """One sigma, statistical and systematic, over ``median_jy``; without the floor of the settings."""
+
+    median_jy: float
+
+    def select(self, keep: NDArray[np.bool_]) -> Series:
+        """The same series with some points left out."""
+        return replace(self, time_mjd=self.time_mjd[keep], value=self.value[keep], error=self.error[keep])
+
+    def with_floor(self, floor: float) -> NDArray[np.float64]:
+        """Errors with a fractional floor added in quadrature, contiguous."""
+        return np.hypot(self.error, floor)
+
+
+def usable_rows(light_curve: pl.DataFrame, as_of_mjd: float) -> pl.DataFrame:
+    """Rows with a finite flux density and a positive error up to a time, sorted by source, band and time.
+
+    Optional columns get their neutral value: band ``full``, frequency NULL, no systematic error.
+    """
+    defaults = {"band": pl.lit(FULL_BAND), "frequency_hz": pl.lit(None, pl.Float64), "flux_sys_err_jy": pl.lit(0.0)}
+    missing = [value.alias(name) for name, value in defaults.items() if name not in light_curve.columns]
+    return (
+        light_curve.with_columns(missing)
+        .select(
+            pl.col("source_id").cast(pl.String),
+            pl.col("band").cast(pl.String),
+            pl.col("frequency_hz").cast(pl.Float64),
+            *[pl.col(name).cast(pl.Float64) for name in ("mjd", "flux_jy", "flux_err_jy")],
+            pl.col("flux_sys_err_jy").cast(pl.Float64).fill_null(0.0).fill_nan(0.0),
+        )
+        .filter(
+            pl.col("mjd").is_finite()
+            & pl.col("flux_jy").is_finite()
+            & pl.col("flux_err_jy").is_finite()
+            & (pl.col("flux_err_jy") > 0.0)
+            & (pl.col("mjd") <= as_of_mjd)
+        )
+        .sort("source_id", "band", "mjd", "flux_jy")
+    )
+
+
+def source_series(rows: pl.DataFrame) -> Iterator[tuple[str, list[Series]]]:
+    """The series of each source, from rows of ``usable_rows``; those with a median flux density below zero are left out."""
+    if rows.is_empty():
+        return
+    change = rows.select(
+        (pl.col("source_id").ne_missing(pl.col("source_id").shift()) | pl.col("band").ne_missing(pl.col("band").shift()))
+    ).to_series()
+    starts = np.append(np.flatnonzero(change.to_numpy()), rows.height)
+    columns = {name: rows[name].to_numpy() for name in ("mjd", "flux_jy", "flux_err_jy", "flux_sys_err_jy")}
+    heads = rows[starts[:-1].tolist()].select("source_id", "band").rows()
+    frequencies = rows["frequency_hz"].fill_null(np.nan).to_numpy()
+    current, found = heads[0][0], list[Series]()
+    for (source_id, band), a, b in zip(heads, starts[:-1], starts[1:], strict=True):
+        if source_id != current:
+            yield current, found
+            current, found = source_id, []
+        flux = columns["flux_jy"][a:b]
+        median = float(np.median(flux))
+        if median > 0.0:
+            error = np.hypot(columns["flux_err_jy"][a:b], columns["flux_sys_err_jy"][a:b])
+            frequency = float(np.median(frequencies[a:b]))
+            found.append(Series(source_id, band, frequency, columns["mjd"][a:b], flux / median, error / median, median))
+    yield current, found
+
+
+def split_bands(bands: list[Series]) -> tuple[list[Series], list[Series]]:
+    """The series to search and the series that tell a chromatic event from an achromatic one."""
+    full = [series for series in bands if series.band == FULL_BAND]
+    others = sorted((s for s in bands if s.band != FULL_BAND), key=lambda s: (s.frequency_hz, s.band))
+    if full:
+        return full, [s for s in others if np.isfinite(s.frequency_hz)]
+    groups: list[list[Series]] = []
+    for series in others:
+        if groups and series.frequency_hz < SAME_BAND_RATIO * groups[-1][0].frequency_hz:
+            groups[-1].append(series)
+        else:
+            groups.append([series])
+    return [_average(group) for group in groups], [s for s in others if np.isfinite(s.frequency_hz)]
+
+
+def _average(group: list[Series]) -> Series:
+    """Inverse-variance mean of the relative flux densities at equal times."""
+    if len(group) == 1:
+        return group[0]
+    time = np.concatenate([s.time_mjd for s in group])
+    value = np.concatenate([s.value for s in group])
+    weight = np.concatenate([s.error for s in group]) ** -2
+    epochs, epoch = np.unique(np.round(time, 3), return_inverse=True)
+    total = np.bincount(epoch, weight)
+    mean = np.bincount(epoch, weight * value) / total
+    frequency = float(np.mean([s.frequency_hz for s in group]))
+    median = float(np.median([s.median_jy for s in group]))
+    return Series(group[0].source_id, "combined", frequency, epochs, mean, 1.0 / np.sqrt(total), median)
+
+
+def without_outliers(series: Series, floor: float) -> Series:
+    """Leave out single points far from both neighbours while the neighbours agree: glitches, not events.
+
+    Each point is compared with the median of the two points before and the two after; the scatter of these differences
+    (MAD, but at least the errors) is the yardstick. Nothing is left out of fewer than eight points.
+    """
+    if series.value.size < _POINTS_FOR_OUTLIERS:
+        return series
+    glitch = _glitches(series.value, series.with_floor(floor))
+    return series.select(~glitch) if glitch.any() else series
+
+
+@numba.njit(cache=True)
+def _glitches(value: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.bool_]:
+    n = value.size
+    difference = np.empty(n)
+    for i in range(n):
+        # At the ends the missing neighbours are replaced by the next ones inwards.
+        a = value[i - 2] if i > 1 else value[i + 3]
+        b = value[i - 1] if i > 0 else value[i + 4]
+        c = value[i + 1] if i < n - 1 else value[i - 4]
+        d = value[i + 2] if i < n - 2 else value[i - 3]
+        middle = 0.5 * (a + b + c + d - max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)))
+        difference[i] = abs(value[i] - middle)
+    scatter = MAD_TO_SIGMA * np.sort(difference)[n // 2]
+    ratio = np.empty(n)
+    for i in range(n):
+        ratio[i] = difference[i] / max(_ERROR_OF_DIFFERENCE * error[i], scatter)
+    glitch = np.zeros(n, dtype=np.bool_)
+    for i in range(n):
+        quiet_before = i == 0 or ratio[i - 1] < _NEIGHBOUR_SIGMA
+        quiet_after = i == n - 1 or ratio[i + 1] < _NEIGHBOUR_SIGMA
+        glitch[i] = ratio[i] > _OUTLIER_SIGMA and quiet_before and quiet_after
+    return glitch

@@ -1,0 +1,111 @@
+"""What a significant dip is: an extreme scattering event, an achromatic dip, scintillation, or our own systematics.
+
+What belongs here: the rules. What does not: the measurements they rest on.
+
+In this order: a dip that the other sources show too is ours (``systematic``); a dip that barely stands out of the red noise
+beside it is ``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
+``achromatic`` (a U shape alone proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to tell,
+there is no verdict.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import MAD_TO_SIGMA
+from contimg_assets.science.ese.chromaticity import ChromaticFit
+from contimg_assets.science.ese.detect import Dip
+from contimg_assets.science.ese.series import Series
+from contimg_assets.science.ese.settings import SearchSettings
+
+COMMON_MODE_FRACTION = 0.4
+"""A dip is ours when the median of the other sources shows at least this part of it, significantly."""
+
+_NEIGHBOURS_MIN = 5
+_RED_NOISE_MARGIN = 3.0
+"""A dip shallower than this many times the rms of the red noise is one of its excursions."""
+
+_YEAR_D = 365.25
+_YEAR_TOLERANCE_D = 6.0
+
+
+def common_mode_depth(others: list[Series], dip: Dip) -> tuple[float, float]:
+    """Median depth of all other sources during the dip, and its standard error; NaN with fewer than five of them.
+
+    Parameters
+    ----------
+    others : list of Series
+        The searched series of the other sources.
+    dip : Dip
+        The event.
+    """
+    depths = [_depth_during(series, dip) for series in others]
+    known = np.array([d for d in depths if np.isfinite(d)])
+    if known.size < _NEIGHBOURS_MIN:
+        return float("nan"), float("nan")
+    middle = float(np.median(known))
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(known - middle)))
+    return middle, 1.25 * spread / float(np.sqrt(known.size))
+
+
+def _depth_during(series: Series, dip: Dip) -> float:
+    """Weighted mean loss within the half-maximum relative to the points outside, for one source."""
+    core = np.abs(series.time_mjd - dip.peak_mjd) <= 0.5 * dip.fwhm_d
+    outside = np.abs(series.time_mjd - dip.peak_mjd) > dip.fwhm_d
+    if core.sum() < 2 or outside.sum() < 2:
+        return float("nan")
+
+    def mean(chosen: NDArray[np.bool_]) -> float:
+        return float(np.average(series.value[chosen], weights=series.error[chosen] ** -2.0))
+
+    return 1.0 - mean(core) / mean(outside)
+
+
+def recurs_yearly(dip: Dip, others: list[Dip]) -> bool:
+    """Whether another dip of the same source lies whole years away: the Sun or the weather comes back, clouds do not."""
+    for other in others:
+        apart = abs(other.peak_mjd - dip.peak_mjd)
+        years = round(apart / _YEAR_D)
+        if years >= 1 and abs(apart - years * _YEAR_D) < _YEAR_TOLERANCE_D + 0.5 * dip.fwhm_d:
+            return True
+    return False
+
+
+def judge(
+    dip: Dip,
+    fit: ChromaticFit | None,
+    common_mode: tuple[float, float],
+    settings: SearchSettings,
+    *,
+    yearly: bool = False,
+) -> str | None:
+    """Name a dip.
+
+    Parameters
+    ----------
+    dip : Dip
+        The event.
+    fit : ChromaticFit or None
+        Comparison of the bands, if there are any.
+    common_mode : tuple of float
+        Result of ``common_mode_depth``.
+    settings : SearchSettings
+        ``chromaticity_min`` applies, to both sides.
+    yearly : bool
+        Result of ``recurs_yearly``.
+
+    Returns
+    -------
+    str or None
+        ``systematic``, ``scintillation``, ``ese``, ``achromatic``, or None where the bands do not decide.
+    """
+    common, common_err = common_mode
+    shared = bool(np.isfinite(common) and common > COMMON_MODE_FRACTION * dip.depth and common > 3.0 * common_err)
+    if shared or yearly:
+        return "systematic"
+    if dip.depth < _RED_NOISE_MARGIN * dip.red_rms:
+        return "scintillation"
+    if fit is None or abs(fit.chromaticity) < settings.chromaticity_min:
+        return None
+    return "ese" if fit.chromaticity > 0.0 else "achromatic"

@@ -1,0 +1,1 @@
+"""Visibilities to images: weighting, gridding, deconvolution, restoration, noise maps."""

@@ -1,0 +1,267 @@
+"""From calibrated visibilities to an image set: the order of the steps, and nothing else.
+
+What belongs here: ``make_images``. Each step is a module of this folder: ``drift_beam`` and ``geometry`` choose the
+grid, ``averaging`` and ``weighting`` prepare the data, ``gridding`` and ``clean`` make and deconvolve the images,
+``restore``, ``noise`` and ``thermal`` finish them.
+
+A source of flux density S appears with peak S times the drift-averaged primary beam at its place (``ImagePlane.
+primary_beam``); neither the factor n of the measurement equation nor a primary-beam correction is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import SECONDS_PER_DAY
+from contimg_assets.science.imaging import averaging, clean, drift_beam, geometry, mask, restore, thermal, weighting
+from contimg_assets.science.imaging.gridding import Gridder
+from contimg_assets.science.imaging.noise import estimate_noise
+from contimg_assets.science.imaging.products import ImagePlane, ImageSet
+from contimg_assets.science.imaging.settings import ImageSettings
+from contimg_assets.science.visibilities import Visibilities
+
+_SURVEY_CHANNELS = 8
+"""Channels whose weights suffice to survey the uv coverage."""
+_POSITION_RADIUS_BEAMS = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class ImagingPlan:
+    """What the data and the settings lead to, before any image is made."""
+
+    grid: geometry.ImageGeometry
+    averaging_factor: int
+    """Channels averaged before gridding."""
+    field_rad: tuple[float, float]
+    """Field of view along RA and declination, rad."""
+
+
+def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
+    """Choose cell, size, projection and channel averaging.
+
+    Parameters
+    ----------
+    vis : Visibilities
+    settings : ImageSettings
+        Values given there win.
+
+    Returns
+    -------
+    ImagingPlan
+    """
+    row_weights = _row_weights(vis)
+    pointings = drift_beam.find_pointings(vis, row_weights)
+    half_l, half_m, edge = drift_beam.field_extent_rad(pointings, float(vis.frequency_hz[0]), settings.field_level)
+    field_rad = (2.0 * settings.field_margin * half_l, 2.0 * settings.field_margin * half_m)
+    if settings.cell_arcsec is not None and settings.n_pixels is not None:
+        field_rad = (np.deg2rad(settings.n_pixels * settings.cell_arcsec / 3600.0),) * 2
+    survey, cell = _survey(vis, row_weights, settings, field_rad)
+    if settings.cell_arcsec is not None:
+        cell = float(np.deg2rad(settings.cell_arcsec / 3600.0))
+    sizes = [settings.n_pixels or geometry.good_even_size(extent / cell) for extent in field_rad]
+    edge = min(edge, float(np.hypot(sizes[0], sizes[1])) * cell / 2.0)
+    limit = settings.amplitude_loss_limit
+    slant_u, slant_v, needs_w = geometry.choose_projection(survey, edge, limit)
+    grid = geometry.ImageGeometry(
+        n_x=sizes[0],
+        n_y=sizes[1],
+        cell_rad=cell,
+        slant_u=slant_u,
+        slant_v=slant_v,
+        needs_w=needs_w,
+        phase_centre_ra_deg=vis.phase_centre_ra_deg,
+        phase_centre_dec_deg=vis.phase_centre_dec_deg,
+    )
+    factor = geometry.averaging_factor(survey, vis.channel_width_hz, edge, limit)
+    return ImagingPlan(grid, factor, (sizes[0] * cell, sizes[1] * cell))
+
+
+def _row_weights(vis: Visibilities) -> NDArray[np.float64]:
+    """Statistical weight of each row, 0 if all of it is flagged, shape (n_row,)."""
+    weights = vis.weights[:, averaging.parallel_hands(vis)].sum(axis=1, dtype=np.float64)
+    weights[vis.flags.reshape(len(weights), -1).all(axis=1)] = 0.0
+    if not weights.any():
+        raise averaging.all_flagged(vis)
+    return weights
+
+
+def _survey(
+    vis: Visibilities,
+    row_weights: NDArray[np.float64],
+    settings: ImageSettings,
+    field_rad: tuple[float, float],
+) -> tuple[geometry.UvSurvey, float]:
+    """Moments of the uv coverage as weighted for imaging and a fitting cell (rad), from a few channels, whole rows."""
+    chosen = np.unique(np.linspace(0, vis.frequency_hz.size - 1, _SURVEY_CHANNELS).astype(int))
+    frequency_hz = vis.frequency_hz[chosen]
+    weights = weighting.imaging_weights(
+        vis.uvw_m,
+        [frequency_hz],
+        [np.repeat(row_weights[:, None].astype(np.float32), frequency_hz.size, axis=1)],
+        robust=settings.robust,
+        field_rad=field_rad,
+    )[0]
+    survey = geometry.survey_uv(vis.uvw_m, frequency_hz, weights)
+    fine = geometry.beam_patch(survey, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
+    gridder = Gridder(vis.uvw_m, fine, epsilon=settings.epsilon, n_threads=settings.n_threads)
+    psf = gridder.image(np.ones_like(weights, dtype=np.complex64), weights, frequency_hz)
+    beam = restore.fit_restoring_beam(psf, fine.cell_arcsec)
+    return survey, geometry.choose_cell_rad(survey, beam.minor_arcsec)
+
+
+def make_images(
+    vis: Visibilities,
+    settings: ImageSettings,
+    source_positions: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> ImageSet:
+    """Image an observation: dirty, deconvolved and restored, full band and sub-bands, with noise and primary beam.
+
+    Parameters
+    ----------
+    vis : Visibilities
+        Calibrated; not changed.
+    settings : ImageSettings
+    source_positions : tuple of array of float, optional
+        ICRS right ascensions and declinations, deg, of known sources: CLEAN may put components around them from the
+        start. Positions outside the image are ignored.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    NotEnoughDataError
+        If every visibility is flagged.
+    DataError
+        If the restoring beam cannot be fitted.
+    """
+    plan = plan_images(vis, settings)
+    bands = averaging.average_to_stokes_i(vis, n_bands=settings.n_bands, factor=plan.averaging_factor)
+    weights = weighting.imaging_weights(
+        vis.uvw_m,
+        [band.frequency_hz for band in bands],
+        [band.weights for band in bands],
+        robust=settings.robust,
+        field_rad=plan.field_rad,
+    )
+    gridder = Gridder(vis.uvw_m, plan.grid, epsilon=settings.epsilon, n_threads=settings.n_threads)
+    state = clean.start(bands, weights, gridder, (plan.grid.n_y, plan.grid.n_x))
+    dirty = state.residual.copy()
+    if settings.max_iterations > 0:
+        beam = restore.fit_restoring_beam(state.joint(state.psf), plan.grid.cell_arcsec)
+        beam_pixels = beam.mean_arcsec / plan.grid.cell_arcsec
+        if source_positions is not None:
+            x, y = plan.grid.pixels(*(np.asarray(axis, dtype=np.float64) for axis in source_positions))
+            mask.add_positions(state.mask, x, y, _POSITION_RADIUS_BEAMS * beam_pixels)
+        clean.deconvolve(bands, weights, gridder, state, settings, beam_pixels)
+    return ImageSet(
+        planes=_finish(vis, bands, weights, plan, state, dirty, settings),
+        wcs=plan.grid.wcs(),
+        n_clean_components=state.n_components,
+        n_major_cycles=state.n_major_cycles,
+        has_diverged=state.has_diverged,
+        mid_time_mjd=float(0.5 * (vis.time_mjd.min() + vis.time_mjd.max())),
+        duration_s=float(np.ptp(vis.time_mjd) * SECONDS_PER_DAY + vis.exposure_s.max()),
+        telescope_name=vis.telescope_name,
+        field_name=vis.field_name,
+        source_name=vis.source_name,
+    )
+
+
+def _finish(
+    vis: Visibilities,
+    bands: Sequence[averaging.BandVisibilities],
+    weights: Sequence[NDArray[np.float32]],
+    plan: ImagingPlan,
+    state: clean.CleanState,
+    dirty: NDArray[np.float32],
+    settings: ImageSettings,
+) -> tuple[ImagePlane, ...]:
+    """Restore the bands and their weighted mean; add noise maps, primary beams and expected noise."""
+    frequency_hz = [
+        float(np.sum(w.sum(axis=0, dtype=np.float64) * band.frequency_hz) / w.sum(dtype=np.float64))
+        for band, w in zip(bands, weights, strict=True)
+    ]
+    beams = np.stack(
+        [
+            drift_beam.drift_beam(plan.grid, drift_beam.find_pointings(vis, w.sum(axis=1, dtype=np.float64)), frequency)
+            for frequency, w in zip(frequency_hz, weights, strict=True)
+        ]
+    )
+    thermal_jy = np.array(
+        [
+            thermal.propagated_rms_jy(w, band.weights, scale)
+            for w, band, scale in zip(weights, bands, state.noise_scale, strict=True)
+        ]
+    )
+    share = state.band_weights
+    full = _plane(
+        _Parts(*(state.joint(cube) for cube in (state.residual, dirty, state.model, state.psf, beams))),
+        plan.grid.cell_arcsec,
+        settings,
+        name="full",
+        frequency_hz=float(np.sum(share * frequency_hz)),
+        bandwidth_hz=sum(band.bandwidth_hz for band in bands),
+        thermal_rms_jy_beam=float(np.sqrt(np.sum((share * thermal_jy) ** 2))),
+    )
+    if len(bands) == 1:
+        return (full,)
+    return (
+        full,
+        *(
+            _plane(
+                _Parts(state.residual[k], dirty[k], state.model[k], state.psf[k], beams[k]),
+                plan.grid.cell_arcsec,
+                settings,
+                name=band.name,
+                frequency_hz=frequency_hz[k],
+                bandwidth_hz=band.bandwidth_hz,
+                thermal_rms_jy_beam=float(thermal_jy[k]),
+            )
+            for k, band in enumerate(bands)
+        ),
+    )
+
+
+class _Parts(NamedTuple):
+    """Images of a plane before restoration."""
+
+    residual: NDArray[np.float32]
+    dirty: NDArray[np.float32]
+    model: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    primary_beam: NDArray[np.float32]
+
+
+def _plane(
+    parts: _Parts,
+    cell_arcsec: float,
+    settings: ImageSettings,
+    *,
+    name: str,
+    frequency_hz: float,
+    bandwidth_hz: float,
+    thermal_rms_jy_beam: float,
+) -> ImagePlane:
+    beam = restore.fit_restoring_beam(parts.psf, cell_arcsec)
+    box_pixels = settings.noise_box_beams * beam.mean_arcsec / cell_arcsec
+    noise = estimate_noise(parts.residual, box_pixels=box_pixels)
+    in_field = parts.primary_beam >= settings.field_level
+    return ImagePlane(
+        name=name,
+        frequency_hz=frequency_hz,
+        bandwidth_hz=bandwidth_hz,
+        beam=beam,
+        restored=restore.restore(parts.model, parts.residual, beam, cell_arcsec),
+        rms=noise.rms,
+        background=noise.background,
+        rms_jy_beam=float(np.median(noise.rms[in_field] if in_field.any() else noise.rms)),
+        thermal_rms_jy_beam=thermal_rms_jy_beam,
+        **parts._asdict(),
+    )

@@ -1,0 +1,1 @@
+"""Flux densities at given positions of an image: forced photometry and what judges it."""

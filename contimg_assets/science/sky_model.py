@@ -1,0 +1,339 @@
+"""A sky of point sources: their spectra, their brightness through the drifting primary beam, their visibilities.
+
+What belongs here: component lists and the prediction of model visibilities. What does not: primary calibrators' numbers
+(``flux_calibrators``), solving for gains (``calibration``) and images.
+
+Method: direct Fourier sum with the sign of ``visibilities``,
+``V(row, nu) = sum_k S_k(nu) A_k(t, nu) exp(2 pi i nu/c (u l_k + v m_k + w (n_k - 1)))``, where phasors advance along
+frequency by multiplication (64 channels at once, exact on any channel grid: irregular bands are cut into regular runs).
+Sums are float32: 1e-7 of the total flux density. Cost: about 1 ns per source, row and channel on one core. Smearing
+within a channel and an integration is left out, as everywhere in this package. Rejected: degridding a model image
+(ducc0 ``dirty2vis``), which is faster only beyond some hundred sources, needs an image covering all of them, and turns
+positions into an approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numba
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
+from contimg_assets.science.coordinates import direction_cosines, separation_deg
+from contimg_assets.science.errors import DataError, NotEnoughDataError
+from contimg_assets.science.flux_calibrators import find_calibrator
+from contimg_assets.science.primary_beam import airy_power
+from contimg_assets.science.visibilities import Visibilities
+
+REFERENCE_FREQUENCY_HZ = 1.4e9
+"""Frequency at which catalogues state flux densities, Hz."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SkyModel:
+    """Unpolarised point sources: log10(S / flux) = alpha x + sum_k curvature_k x^(k+2), x = log10(nu / reference)."""
+
+    ra_deg: NDArray[np.float64]
+    """ICRS, shape (n_source,)."""
+    dec_deg: NDArray[np.float64]
+    flux_jy: NDArray[np.float64]
+    """Stokes I at the reference frequency, not attenuated by any beam, shape (n_source,)."""
+    spectral_index: NDArray[np.float64]
+    """alpha of S ~ nu^alpha at the reference frequency, shape (n_source,)."""
+    curvature: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    """Higher coefficients, shape (n_source, n_curvature); empty for pure power laws."""
+    reference_frequency_hz: float = REFERENCE_FREQUENCY_HZ
+
+    def __post_init__(self) -> None:
+        if self.curvature.size == 0:
+            object.__setattr__(self, "curvature", np.zeros((len(self.ra_deg), 0)))
+        columns = (self.ra_deg, self.dec_deg, self.flux_jy, self.spectral_index, self.curvature)
+        lengths = {len(column) for column in columns}
+        numbers = np.concatenate([column.ravel() for column in columns])
+        if len(lengths) != 1 or not np.all(np.isfinite(numbers)):
+            raise DataError(
+                "sky model with columns of different length or numbers that are not finite",
+                got=f"lengths {sorted(lengths)}, {int(np.sum(~np.isfinite(numbers)))} bad numbers",
+                expected="finite ra_deg, dec_deg, flux_jy and spectral_index for every source",
+                remedy="Correct the component list.",
+                reason_code="bad_sky_model",
+            )
+
+    @property
+    def n_sources(self) -> int:
+        """Number of components."""
+        return len(self.flux_jy)
+
+    def flux_jy_at(self, frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Flux densities, shape (n_source, n_chan), Jy."""
+        x = np.log10(np.atleast_1d(frequency_hz) / self.reference_frequency_hz)
+        exponent = self.spectral_index[:, None] * x
+        for k in range(self.curvature.shape[1]):
+            exponent = exponent + self.curvature[:, k, None] * x ** (k + 2)
+        return np.asarray(self.flux_jy[:, None] * 10.0**exponent, dtype=np.float64)
+
+    def select(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> SkyModel:
+        """Return the model of some of the sources (mask or indices)."""
+        return replace(
+            self,
+            ra_deg=self.ra_deg[kept],
+            dec_deg=self.dec_deg[kept],
+            flux_jy=self.flux_jy[kept],
+            spectral_index=self.spectral_index[kept],
+            curvature=self.curvature[kept],
+        )
+
+
+def calibrator(name: str) -> SkyModel:
+    """Model of a primary calibrator (Perley & Butler 2017), exact at every frequency; see ``flux_calibrators``."""
+    source = find_calibrator(name)
+    # The published polynomial in log10(nu / 1 GHz), expanded about our reference frequency.
+    about_reference = np.polynomial.Polynomial([np.log10(REFERENCE_FREQUENCY_HZ / 1e9), 1.0])
+    shifted = np.asarray(np.polynomial.Polynomial(source.log_coefficients)(about_reference).coef, dtype=np.float64)
+    return SkyModel(
+        ra_deg=np.array([source.ra_deg]),
+        dec_deg=np.array([source.dec_deg]),
+        flux_jy=np.array([10.0 ** shifted[0]]),
+        spectral_index=np.array([shifted[1]]),
+        curvature=shifted[None, 2:],
+    )
+
+
+def component_list(table: pl.DataFrame) -> SkyModel:
+    """Model from a table with ``ra_deg``, ``dec_deg``, ``flux_jy`` (at 1.4 GHz) and optionally ``spectral_index``."""
+    missing = [name for name in ("ra_deg", "dec_deg", "flux_jy") if name not in table.columns]
+    if missing or table.is_empty():
+        raise DataError(
+            "component list without sources or without the columns of a sky model",
+            got=f"{table.height} rows with columns {', '.join(table.columns)}",
+            expected="at least one row with ra_deg, dec_deg, flux_jy and optionally spectral_index",
+            remedy="Correct the component list.",
+            reason_code="bad_sky_model",
+        )
+    if "spectral_index" not in table.columns:
+        table = table.with_columns(pl.lit(0.0).alias("spectral_index"))
+    columns = table.select(pl.col("ra_deg", "dec_deg", "flux_jy", "spectral_index").cast(pl.Float64))
+    return SkyModel(
+        ra_deg=columns["ra_deg"].to_numpy(),
+        dec_deg=columns["dec_deg"].to_numpy(),
+        flux_jy=columns["flux_jy"].to_numpy(),
+        spectral_index=columns["spectral_index"].fill_null(0.0).to_numpy(),
+    )
+
+
+def merge(models: Sequence[SkyModel]) -> SkyModel:
+    """One model of the sources of several, which must share the reference frequency."""
+    references = {model.reference_frequency_hz for model in models}
+    if len(references) != 1:
+        raise DataError(
+            "sky models to merge differ in reference frequency",
+            got=", ".join(f"{r:.6g} Hz" for r in sorted(references)) or "no model",
+            expected="one common reference frequency",
+            remedy="Convert the flux densities first.",
+            reason_code="bad_sky_model",
+        )
+    depth = max(model.curvature.shape[1] for model in models)
+    padded = [np.pad(model.curvature, ((0, 0), (0, depth - model.curvature.shape[1]))) for model in models]
+    return SkyModel(
+        ra_deg=np.concatenate([model.ra_deg for model in models]),
+        dec_deg=np.concatenate([model.dec_deg for model in models]),
+        flux_jy=np.concatenate([model.flux_jy for model in models]),
+        spectral_index=np.concatenate([model.spectral_index for model in models]),
+        curvature=np.concatenate(padded),
+        reference_frequency_hz=references.pop(),
+    )
+
+
+def rows_by_time(vis: Visibilities) -> Iterator[tuple[float, NDArray[np.int64]]]:
+    """Each integration's time (MJD) and its row numbers, in order of time."""
+    times, inverse = np.unique(vis.time_mjd, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    bounds = np.searchsorted(inverse[order], np.arange(len(times) + 1))
+    for i, time_mjd in enumerate(times):
+        yield float(time_mjd), order[bounds[i] : bounds[i + 1]]
+
+
+def amplitudes(model: SkyModel, vis: Visibilities, row: int, *, primary_beam: bool) -> NDArray[np.float32]:
+    """Flux densities as seen by the dishes at the time of ``row``, shape (n_source, n_chan), Jy."""
+    flux_jy = model.flux_jy_at(vis.frequency_hz)
+    if primary_beam:
+        offset_deg = separation_deg(model.ra_deg, model.dec_deg, vis.pointing_ra_deg[row], vis.pointing_dec_deg[row])
+        flux_jy = flux_jy * airy_power(offset_deg[:, None], vis.frequency_hz, vis.dish_diameter_m)
+    return np.asarray(flux_jy, dtype=np.float32)
+
+
+def apparent_flux(model: SkyModel, vis: Visibilities) -> NDArray[np.float64]:
+    """Flux density at mid-band attenuated by the beam, averaged over the drift, shape (n_source,), Jy."""
+    pointings = np.unique(np.column_stack([vis.pointing_ra_deg, vis.pointing_dec_deg]), axis=0)
+    offset_deg = separation_deg(model.ra_deg[:, None], model.dec_deg[:, None], pointings[:, 0], pointings[:, 1])
+    power = airy_power(offset_deg, vis.mean_frequency_hz, vis.dish_diameter_m).mean(axis=1)
+    return np.asarray(model.flux_jy_at(np.array([vis.mean_frequency_hz]))[:, 0] * power, dtype=np.float64)
+
+
+def brightest(model: SkyModel, vis: Visibilities, *, fraction: float) -> SkyModel:
+    """Keep the fewest sources that hold ``fraction`` of the total apparent flux density, brightest first."""
+    apparent_jy = np.abs(apparent_flux(model, vis))
+    order = np.argsort(-apparent_jy)
+    cumulative = np.cumsum(apparent_jy[order])
+    if not len(order) or cumulative[-1] <= 0.0:
+        raise NotEnoughDataError(
+            f"sky model of {vis.source_name or vis.field_name} holds no flux within the primary beam",
+            got=f"{model.n_sources} sources of zero apparent flux density",
+            expected="at least one source that the dishes see",
+            remedy="Check the position of the field and the component list.",
+            reason_code="empty_sky_model",
+        )
+    n_kept = int(np.searchsorted(cumulative, fraction * cumulative[-1] * (1.0 - 1e-12))) + 1
+    return model.select(np.sort(order[:n_kept]))
+
+
+def thread_count(n_threads: int) -> int:
+    """Threads to use; 0 means as many as numba would."""
+    return n_threads if n_threads > 0 else int(numba.get_num_threads())
+
+
+def predict_rows(
+    model: SkyModel,
+    vis: Visibilities,
+    rows: NDArray[np.int64],
+    amplitude_jy: NDArray[np.float32],
+) -> NDArray[np.complex64]:
+    """Model visibilities of some rows of one integration, shape (len(rows), n_chan), Jy; releases the GIL."""
+    l, m, n = direction_cosines(model.ra_deg, model.dec_deg, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
+    directions = np.column_stack([l, m, n - 1.0])
+    predicted = np.empty((len(rows), len(vis.frequency_hz)), dtype=np.complex64)
+    segments = _uniform_segments(vis.frequency_hz)
+    _predict_kernel(vis.uvw_m[rows], directions, amplitude_jy, vis.frequency_hz, segments, predicted)
+    return predicted
+
+
+def predict(model: SkyModel, vis: Visibilities, *, primary_beam: bool, n_threads: int = 0) -> NDArray[np.complex64]:
+    """Stokes I model visibilities of all rows (XX = YY = RR = LL = I).
+
+    Parameters
+    ----------
+    model : SkyModel
+    vis : Visibilities
+        Gives uvw, frequencies, phase centre and pointing; its visibilities are not read.
+    primary_beam : bool
+        Attenuate by the Airy beam about each integration's pointing.
+    n_threads : int
+        0 for all cores.
+
+    Returns
+    -------
+    array of complex64, shape (n_row, n_chan), Jy
+        As large as one correlation of the visibilities; solvers predict block by block instead.
+    """
+    predicted = np.empty((len(vis.time_mjd), len(vis.frequency_hz)), dtype=np.complex64)
+
+    def fill(rows: NDArray[np.int64]) -> None:
+        predicted[rows] = predict_rows(
+            model, vis, rows, amplitudes(model, vis, int(rows[0]), primary_beam=primary_beam)
+        )
+
+    with ThreadPoolExecutor(thread_count(n_threads)) as pool:
+        list(pool.map(fill, (rows for _, rows in rows_by_time(vis))))
+    return predicted
+
+
+def _uniform_segments(frequency_hz: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Split channels into runs of equal spacing, shape (n_segment, 2): start and stop; a regular band is one run."""
+    segments, start = [], 0
+    while start < len(frequency_hz):
+        stop = start + 1
+        gap_hz = frequency_hz[stop] - frequency_hz[start] if stop < len(frequency_hz) else 0.0
+        while stop < len(frequency_hz) and abs(frequency_hz[stop] - frequency_hz[stop - 1] - gap_hz) < 1e-3:
+            stop += 1
+        segments.append((start, stop))
+        start = stop
+    return np.array(segments, dtype=np.int64)
+
+
+_KERNEL_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+
+_LANES = 64
+"""Channels that one step of the phasor advances; a multiple of the vector length, small against the L1 cache."""
+
+
+@numba.njit(**_KERNEL_OPTIONS)
+def _add_lane(
+    total_real: NDArray[np.float32],
+    total_imag: NDArray[np.float32],
+    flux_jy: NDArray[np.float32],
+    lane_real: NDArray[np.float32],
+    lane_imag: NDArray[np.float32],
+    phasor_real: np.float32,
+    phasor_imag: np.float32,
+) -> None:
+    """Add ``flux * phasor * lane`` to ``total``; one-dimensional arrays, else it would not vectorise."""
+    for k in range(flux_jy.shape[0]):
+        real, imag = flux_jy[k] * phasor_real, flux_jy[k] * phasor_imag
+        total_real[k] += real * lane_real[k] - imag * lane_imag[k]
+        total_imag[k] += real * lane_imag[k] + imag * lane_real[k]
+
+
+@numba.njit(**_KERNEL_OPTIONS)
+def _add_segment(
+    delay_rad_hz: float,
+    frequency_hz: NDArray[np.float64],
+    flux_jy: NDArray[np.float32],
+    lane_real: NDArray[np.float32],
+    lane_imag: NDArray[np.float32],
+    total_real: NDArray[np.float32],
+    total_imag: NDArray[np.float32],
+) -> None:
+    """Add one source's visibility on equally spaced channels of one row."""
+    n_chan = frequency_hz.shape[0]
+    gap_hz = frequency_hz[1] - frequency_hz[0] if n_chan > 1 else 0.0
+    step = complex(np.cos(delay_rad_hz * gap_hz), np.sin(delay_rad_hz * gap_hz))
+    power = complex(1.0, 0.0)
+    for k in range(min(_LANES, n_chan)):
+        lane_real[k], lane_imag[k] = power.real, power.imag
+        power *= step
+    phasor = complex(np.cos(delay_rad_hz * frequency_hz[0]), np.sin(delay_rad_hz * frequency_hz[0]))
+    for first in range(0, n_chan, _LANES):
+        last = min(first + _LANES, n_chan)
+        _add_lane(
+            total_real[first:last],
+            total_imag[first:last],
+            flux_jy[first:last],
+            lane_real,
+            lane_imag,
+            np.float32(phasor.real),
+            np.float32(phasor.imag),
+        )
+        phasor *= power
+
+
+@numba.njit(**_KERNEL_OPTIONS)
+def _predict_kernel(
+    uvw_m: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    amplitude_jy: NDArray[np.float32],
+    frequency_hz: NDArray[np.float64],
+    segments: NDArray[np.int64],
+    predicted: NDArray[np.complex64],
+) -> None:
+    """Fill ``predicted`` (row, chan); ``amplitude_jy`` is (source, chan), ``directions`` (source, [l, m, n - 1])."""
+    n_chan = frequency_hz.shape[0]
+    real, imag = np.empty(n_chan, dtype=np.float32), np.empty(n_chan, dtype=np.float32)
+    lane_real, lane_imag = np.empty(_LANES, dtype=np.float32), np.empty(_LANES, dtype=np.float32)
+    for row in range(uvw_m.shape[0]):
+        real[:] = 0.0
+        imag[:] = 0.0
+        for s in range(directions.shape[0]):
+            path_m = uvw_m[row, 0] * directions[s, 0] + uvw_m[row, 1] * directions[s, 1]
+            path_m += uvw_m[row, 2] * directions[s, 2]
+            delay = 2.0 * np.pi / SPEED_OF_LIGHT_M_S * path_m
+            for i in range(segments.shape[0]):
+                a, b = segments[i, 0], segments[i, 1]
+                _add_segment(delay, frequency_hz[a:b], amplitude_jy[s, a:b], lane_real, lane_imag, real[a:b], imag[a:b])
+        for chan in range(n_chan):
+            predicted[row, chan] = complex(real[chan], imag[chan])

@@ -1,0 +1,199 @@
+"""The variability group: light curves, their statistics, and candidates for extreme scattering events.
+
+What belongs here: the three assets. Everything computed is ``science.light_curves``, ``science.variability`` and
+``science.ese``; what good means is ``checks.variability``. A day's partition adds the day's points; statistics and
+candidates look at everything up to the end of the day.
+"""
+
+import zlib
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from contimg_assets.catalogue import reference_catalogue
+from contimg_assets.checks import variability as checks
+from contimg_assets.conventions import per_day
+from contimg_assets.failures import dagster_failures
+from contimg_assets.partitions import day_mjd_range
+from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry, reference_ratios_of
+from contimg_assets.pictures import markdown_image
+from contimg_assets.provenance import with_provenance
+from contimg_assets.source_pictures import eta_v_plane, light_curve_plot
+from contimg_resources.configurable import Observatory
+from contimg_resources.products import Products
+from contimg_resources.store.connection import Store
+
+MOST_PICTURES = 3
+
+
+@dg.asset(
+    deps=[flux_scale, forced_photometry, reference_catalogue],
+    check_specs=checks.LIGHT_CURVES,
+    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+)
+def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
+    """One light-curve point per source, band and transit: the day's observations of each source combined.
+
+    Each flux is divided by the flux scale of its observation, without the source itself; observations of one transit are
+    combined by outlier-resistant inverse-variance weights. Statistical and systematic errors are kept apart. Non-detections
+    are points. Writes Parquet and table light_curve: ``flux_jy``, ``flux_err_jy``, ``flux_sys_err_jy``, ``n_observations``.
+    Read by variability_statistics and ese_candidates. Remade when photometry or flux scale of the day change.
+    """
+    from contimg_assets.science.light_curves import combine_transits
+
+    day, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        measurements = scaled_measurements(store, products.read_parquet("reference_catalogue", None), day)
+        points = combine_transits(measurements)
+        path = products.write_parquet("light_curves", day, points)
+        store.replace("light_curve", with_provenance(points, context), partition_key=day)
+        results = checks.judge_light_curves(store, context, points)
+    return dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(str(path)),
+            "n_points": points.height,
+            "n_sources": points["source_id"].n_unique(),
+            "n_measurements": measurements.height,
+        },
+        check_results=results,
+    )
+
+
+def scaled_measurements(store: Store, catalogue: pl.DataFrame, day: str) -> pl.DataFrame:
+    """Forced photometry of a day with the flux-scale factor of each source, from which the source itself is left out."""
+    from contimg_assets.science.flux_scale import FluxScaleSettings, leave_one_out_factors
+
+    measured = store.query(
+        "SELECT p.* EXCLUDE (run_id, code_version) FROM forced_photometry p JOIN flux_scale USING (observation_id, band)"
+        " WHERE p.mjd >= ? AND p.mjd < ? ORDER BY observation_id, band, source_id",
+        list(day_mjd_range(day)),
+    )
+    parts = []
+    for _, part in measured.group_by("observation_id", "band", maintain_order=True):
+        factor, factor_err = leave_one_out_factors(reference_ratios_of(part, catalogue), part.height, FluxScaleSettings())
+        parts.append(part.with_columns(factor=pl.Series(factor), factor_err=pl.Series(factor_err)))
+    return pl.concat(parts) if parts else measured.with_columns(factor=pl.lit(1.0), factor_err=pl.lit(0.0))
+
+
+def history(store: Store, day: str) -> pl.DataFrame:
+    """All light-curve points up to the end of a day, in a fixed order."""
+    return store.query(
+        "SELECT source_id, epoch_mjd, band, mjd, frequency_hz, flux_jy, flux_err_jy, flux_sys_err_jy, n_observations, flags"
+        " FROM light_curve WHERE mjd < ? ORDER BY source_id, band, epoch_mjd",
+        [day_mjd_range(day)[1]],
+    )
+
+
+@dg.asset(
+    deps=[light_curves],
+    check_specs=checks.VARIABILITY_STATISTICS,
+    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+)
+def variability_statistics(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
+    """How much each source varies, as of the end of the day: eta, V, pair statistics and more, per band.
+
+    Definitions are the field's (VAST, TraP): eta is the weighted reduced chi-square about the weighted mean, V the sample
+    standard deviation over the mean; deviations leave the point itself out. NULL where undefined. Writes Parquet and table
+    variability_statistics. Read by quality_report and people. Remade when light curves up to the day change.
+    """
+    from contimg_assets.science.variability import variability_statistics as compute_statistics
+
+    day, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        points = history(store, day)
+        statistics = compute_statistics(points, day_mjd_range(day)[1])
+        path = products.write_parquet("variability_statistics", day, statistics)
+        store.replace("variability_statistics", with_provenance(statistics, context), partition_key=day)
+        results = checks.judge_statistics(store, context, statistics, points)
+    full = statistics.filter(band=FULL_BAND)
+    picture = eta_v_plane(full)
+    return dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(str(path)),
+            "n_sources": full.height,
+            "most_variable": dg.MetadataValue.json(
+                full.sort("eta", descending=True, nulls_last=True).head(10).select("source_id", "eta", "modulation_index").to_dicts()
+            ),
+            "eta_v_plane": dg.MetadataValue.md(markdown_image(picture, "eta-V plane")),
+        },
+        check_results=results,
+    )
+
+
+@dg.asset(
+    deps=[light_curves, variability_statistics],
+    check_specs=checks.ESE_CANDIDATES,
+    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+)
+def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
+    """Candidates for extreme scattering events as of the end of the day, with a verdict each.
+
+    A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the false-alarm
+    probability is calibrated by simulation. The sub-bands tell a lens (effect grows with wavelength squared) from an
+    achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate (status set by people is
+    kept) and appends to candidate_event. Read by quality_report and the portal. Remade when light curves change.
+    """
+    from contimg_assets.science.ese.candidates import find_candidates
+    from contimg_assets.science.ese.events import candidate_events, keep_review
+
+    day, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        points = history(store, day)
+        earlier = earlier_candidates(products, day)
+        rng = np.random.default_rng(zlib.crc32(day.encode()))
+        found = find_candidates(points, day_mjd_range(day)[1], rng, previous=earlier)
+        path = products.write_parquet("ese_candidates", day, found)
+        publish_candidates(store, keep_review(known_candidates(store), found), context)
+        store.append("candidate_event", candidate_events(earlier, found))
+        results = checks.judge_candidates(store, context, found, points)
+    return dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(str(path)),
+            "n_candidates": found.height,
+            "verdicts": dg.MetadataValue.json(dict(found["verdict"].value_counts().iter_rows())),
+            "candidates": dg.MetadataValue.json(
+                found.select("candidate_id", "source_id", "significance", "tier", "depth", "verdict").to_dicts()
+            ),
+            **candidate_pictures(found, points),
+        },
+        check_results=results,
+    )
+
+
+def earlier_candidates(products: Products, day: str) -> pl.DataFrame:
+    """Candidates as of the last day before this one that has any product, so that a day remade later gives the same rows."""
+    folder = products.table("ese_candidates", day).parents[1]
+    days = sorted(path.parent.name for path in folder.glob("*/day.parquet")) if folder.is_dir() else []
+    before = [other for other in days if other < day]
+    if before:
+        return products.read_parquet("ese_candidates", before[-1])
+    from contimg_assets.science.ese.candidates import CANDIDATE_SCHEMA
+
+    return pl.DataFrame(schema=CANDIDATE_SCHEMA)
+
+
+def known_candidates(store: Store) -> pl.DataFrame:
+    """Candidates in the store with the status people gave them."""
+    return store.query("SELECT candidate_id, status FROM ese_candidate")
+
+
+def publish_candidates(store: Store, found: pl.DataFrame, context: dg.AssetExecutionContext) -> None:
+    """Replace this day's candidate rows, except those that a later day has taken over."""
+    day = context.partition_key
+    newer = store.query("SELECT candidate_id FROM ese_candidate WHERE partition_key > ?", [day])
+    kept = found.join(newer, on="candidate_id", how="anti").with_columns(
+        partition_key=pl.lit(day), detected_at=pl.col("detected_at").dt.replace_time_zone(None)
+    )
+    store.delete("ese_candidate", partition_key=day)
+    store.upsert("ese_candidate", with_provenance(kept, context))
+
+
+def candidate_pictures(found: pl.DataFrame, points: pl.DataFrame) -> dict[str, dg.MarkdownMetadataValue]:
+    """Light curves of the most significant candidates, as metadata entries."""
+    pictures = {}
+    for row in found.head(MOST_PICTURES).iter_rows(named=True):
+        title = f"{row['source_id']}: {row['verdict']}, {row['significance']:.1f} sigma"
+        png = light_curve_plot(points.filter(source_id=row["source_id"]), title=title)
+        pictures[f"light_curve_{row['candidate_id']}"] = dg.MetadataValue.md(markdown_image(png, title))
+    return pictures

@@ -1,0 +1,1 @@
+"""How people look in: command line, API, pages."""

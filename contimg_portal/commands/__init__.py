@@ -1,0 +1,1 @@
+"""One module per verb of the ``contimg`` command; ``contimg_portal.cli`` gathers them."""

@@ -1,0 +1,33 @@
+"""``contimg portal``: serves the pages and the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from contimg_portal.console import one_screen_errors, stderr
+
+
+def portal(
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback are reachable by others.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the portal: sources, light curves, candidates and their review, as pages and as JSON.
+
+    Reading needs no password: keep it on loopback or behind a proxy that authenticates. Writing needs
+    CONTIMG_PORTAL_TOKEN and is refused when that is not set.
+    """
+    with one_screen_errors():
+        import uvicorn
+
+        from contimg_portal.app import create_app
+        from contimg_resources.observability import configure_logging
+        from contimg_resources.settings import load_settings
+
+        settings = load_settings()
+        configure_logging(settings.log_format)
+        stderr.print(f"Portal on http://{host}:{port}/ (data folder {settings.data})", highlight=False)
+        uvicorn.run(create_app(settings), host=host, port=port, log_level="warning")

@@ -1,0 +1,1 @@
+"""The world outside: settings, store, files, CASA, telescope, catalogues, observability."""

@@ -1,0 +1,88 @@
+"""The errors of the world outside, sorted by what the operator must do.
+
+Drawn as a tree::
+
+    ResourceError (Exception)       never raised itself
+    ├── SettingsError               nothing will work until the setting is fixed
+    ├── RawFileError                a raw file cannot be used; it stays where it is, quarantined by reason code
+    ├── ProductMissingError         a product that should exist does not; make it again
+    ├── CatalogueError              a catalogue is missing or lacks columns
+    ├── DiskFullError               no space left; free some, then retry
+    ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
+    └── StoreError                  the store cannot be read or written
+        └── StoreBusyError          another process held the file for too long; transient
+
+Data that are readable but unusable are ``science.errors.DataError``.
+"""
+
+from __future__ import annotations
+
+
+class ResourceError(Exception):
+    """Root of this package's errors; carries whether a retry can help.
+
+    The message has four parts: what is wrong (naming file or setting), got, expected, what to do.
+    """
+
+    transient: bool = False
+    reason_code: str = "resource_error"
+
+    def __init__(
+        self, what: str, *, got: str = "", expected: str = "", remedy: str, reason_code: str | None = None
+    ) -> None:
+        self.what = what
+        self.remedy = remedy
+        if reason_code is not None:
+            self.reason_code = reason_code
+        found = f": got {got}, expected {expected}" if got or expected else ""
+        super().__init__(f"{what}{found}. {remedy}")
+
+
+class SettingsError(ResourceError):
+    """Raise when a setting is missing or out of range; names setting, value and what is allowed."""
+
+    reason_code = "wrong_setting"
+
+
+class RawFileError(ResourceError):
+    """Raise when a raw sub-band file cannot be used (truncated, other telescope, malformed)."""
+
+    reason_code = "unreadable_file"
+
+
+class ProductMissingError(ResourceError, FileNotFoundError):
+    """Raise when a product that an asset needs is not on disk."""
+
+    reason_code = "product_missing"
+
+
+class CatalogueError(ResourceError):
+    """Raise when a reference catalogue is missing, unreadable or lacks a required column."""
+
+    reason_code = "catalogue_unusable"
+
+
+class DiskFullError(ResourceError):
+    """Raise when there is not enough space to write a product."""
+
+    transient = True
+    reason_code = "disk_full"
+
+
+class CasaError(ResourceError):
+    """Raise when CASA or casacore refuses a table."""
+
+    reason_code = "casa_failed"
+
+
+class StoreError(ResourceError):
+    """Raise when the DuckDB store cannot be read or written."""
+
+    reason_code = "store_failed"
+
+
+class StoreBusyError(StoreError):
+    """Raise when the store stayed locked by another process beyond the bounded wait."""
+
+    transient = True
+    reason_code = "store_busy"

@@ -1,0 +1,249 @@
+"""Where every product lies, how it is named, and the writing that leaves it whole or absent.
+
+``<data>/products/<asset>/<YYYY-MM-DD>/<HHMM>...``: one folder or file per partition, without colons in names. Every
+file is written beside its place under a temporary name, fsynced, and renamed. The formats of measurement sets,
+calibration tables and FITS are in their own modules; the store is ``store``. Raw files stay in the watched folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import polars as pl
+
+from contimg_resources.errors import DiskFullError, ProductMissingError, ResourceError
+
+_PARTITION = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T-](\d{2}):?(\d{2}))?")
+_UNPARTITIONED = "all"
+_HASH_BLOCK_BYTES = 1 << 20
+_FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Products:
+    """Paths of all products below the data folder, and reading and writing of those that are plain files.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder (`Settings.data`).
+    minimum_free_gb : float
+        Free space (GB) that must remain after writing.
+    """
+
+    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0) -> None:
+        self.root = root.absolute()
+        self.minimum_free_gb = minimum_free_gb
+
+    @property
+    def store_path(self) -> Path:
+        """The DuckDB file."""
+        return self.root / "contimg.duckdb"
+
+    def stem(self, asset: str, partition_key: str | None) -> Path:
+        """Path of a partition without its suffix, e.g. ``products/continuum_image/2026-01-25/2225``.
+
+        Parameters
+        ----------
+        asset : str
+            Asset key.
+        partition_key : str or None
+            ``YYYY-MM-DDTHH:MM`` (observation), ``YYYY-MM-DD-HH:MM`` (hour), ``YYYY-MM-DD`` (day), or None.
+        """
+        folder = self.root / "products" / asset
+        if partition_key is None:
+            return folder / _UNPARTITIONED
+        matched = _PARTITION.fullmatch(partition_key)
+        if matched is None:
+            raise ResourceError(
+                f"{asset} has no partition of that name",
+                got=repr(partition_key),
+                expected="YYYY-MM-DD or YYYY-MM-DDTHH:MM",
+                remedy="Give the partition as Dagster shows it.",
+            )
+        day, hour, minute = matched.groups()
+        return folder / day / ("day" if hour is None else hour + minute)
+
+    def measurement_set(self, partition_key: str) -> Path:
+        """Folder of an observation's flagged measurement set."""
+        return self.stem("measurement_set", partition_key).with_suffix(".ms")
+
+    def bandpass_table(self, day: str) -> Path:
+        """Folder of a day's CASA B table."""
+        return self.stem("bandpass_table", day).with_suffix(".bcal")
+
+    def gain_table(self, partition_key: str) -> Path:
+        """Folder of an observation's CASA G table."""
+        return self.stem("gain_table", partition_key).with_suffix(".gcal")
+
+    def image_folder(self, partition_key: str) -> Path:
+        """Folder of an observation's FITS images."""
+        return self.stem("continuum_image", partition_key)
+
+    def table(self, asset: str, partition_key: str | None) -> Path:
+        """Parquet file of a partition's measurements."""
+        return self.stem(asset, partition_key).with_suffix(".parquet")
+
+    def document(self, asset: str, partition_key: str | None, suffix: str) -> Path:
+        """File of another kind of a partition, e.g. with suffix ``.json``."""
+        return self.stem(asset, partition_key).with_suffix(suffix)
+
+    def report(self, day: str) -> Path:
+        """A day's quality report, one HTML file."""
+        return self.document("quality_report", day, ".html")
+
+    def reference_catalogue(self) -> Path:
+        """The reference catalogue, Parquet."""
+        return self.table("reference_catalogue", None)
+
+    def scratch(self, name: str) -> Path:
+        """Path for work in progress on the same disk as the products; whoever makes it removes it."""
+        folder = self.root / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}-{uuid.uuid4().hex[:8]}"
+
+    def write_parquet(self, asset: str, partition_key: str | None, frame: pl.DataFrame) -> Path:
+        """Write a partition's measurements; the same frame gives the same bytes."""
+        path = self.table(asset, partition_key)
+        self.check_free_space(int(frame.estimated_size()))
+        atomic_write(path, lambda stream: frame.write_parquet(stream, compression="zstd"))
+        return path
+
+    def read_parquet(self, asset: str, partition_key: str | None) -> pl.DataFrame:
+        """Read a partition's measurements; ProductMissingError when there are none."""
+        return pl.read_parquet(require(self.table(asset, partition_key)))
+
+    def write_bytes(self, path: Path, content: bytes) -> Path:
+        """Write a file whole or not at all."""
+        self.check_free_space(len(content))
+        atomic_write(path, lambda stream: stream.write(content))
+        return path
+
+    def write_text(self, path: Path, content: str) -> Path:
+        """Write a UTF-8 text file whole or not at all."""
+        return self.write_bytes(path, content.encode())
+
+    def write_json(self, path: Path, content: Mapping[str, Any] | list[Any]) -> Path:
+        """Write JSON whole or not at all; NaN is refused, because it is not JSON."""
+        return self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def of_partition(self, asset: str, partition_key: str | None) -> list[Path]:
+        """Everything a partition has on disk: its folder, and files or folders of its name with any suffix."""
+        stem = self.stem(asset, partition_key)
+        if not stem.parent.is_dir():
+            return []
+        return sorted(path for path in stem.parent.iterdir() if path.name.split(".")[0] == stem.name)
+
+    def remove(self, asset: str, partition_key: str | None) -> list[Path]:
+        """Remove a partition's products; return what was removed. Absent products are not an error."""
+        removed = self.of_partition(asset, partition_key)
+        for path in removed:
+            # Renamed first, so that a kill halfway leaves no half product under the real name.
+            doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
+            path.rename(doomed)
+            shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+        return removed
+
+    def check_free_space(self, n_bytes: int) -> None:
+        """Raise DiskFullError unless that many bytes fit and the reserve remains.
+
+        Parameters
+        ----------
+        n_bytes : int
+            What is about to be written, bytes.
+        """
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        free_bytes = shutil.disk_usage(existing).free
+        needed = n_bytes + self.minimum_free_gb * 1e9
+        if free_bytes < needed:
+            raise DiskFullError(
+                f"The disk of {self.root} is too full to write",
+                got=f"{free_bytes / 1e9:.2f} GB free",
+                expected=f"{needed / 1e9:.2f} GB ({n_bytes / 1e9:.2f} to write, the rest CONTIMG_MINIMUM_FREE_GB)",
+                remedy="Free space (`contimg retention plan` shows what may go) or move CONTIMG_DATA; then retry.",
+            )
+
+
+def require(path: Path) -> Path:
+    """Return a path that exists, or raise ProductMissingError naming it."""
+    if not path.exists():
+        raise ProductMissingError(
+            f"Product {path} is missing",
+            got="nothing there",
+            expected="a file or folder",
+            remedy="Materialize the asset that makes it for this partition, then retry.",
+        )
+    return path
+
+
+@contextmanager
+def _placed_whole(path: Path) -> Iterator[BinaryIO]:
+    """Binary stream to a temporary sibling that takes the path's name once it is written and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write`` fill a file that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : Path
+        Folders above it are made.
+    write : callable
+        Called with an open binary stream.
+
+    Raises
+    ------
+    DiskFullError
+        If the disk fills up meanwhile; nothing is left behind.
+    """
+    try:
+        with _placed_whole(path) as stream:
+            write(stream)
+    except OSError as error:
+        if error.errno not in _FULL_DISK_ERRORS:
+            raise
+        raise DiskFullError(
+            f"The disk filled up while {path} was written", remedy="Free space, then retry; nothing was left behind."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names, as hexadecimal text."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if file != path:
+            digest.update(file.relative_to(path).as_posix().encode())
+        with file.open("rb") as stream:
+            while block := stream.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()

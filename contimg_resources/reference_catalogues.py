@@ -1,0 +1,260 @@
+"""Reference catalogues of radio sources, whatever file they come in, in one shape.
+
+What belongs here: reading, writing and cutting tables of sources. Matching them with measurements is science's;
+the product made from a catalogue is the asset ``reference_catalogue``. Column names and units of the known
+catalogues are in ``catalogue_dialects``.
+
+The shape is ``COLUMNS``. ``flux_jy`` is the integrated flux density at 1.4 GHz: catalogues of another frequency are
+moved there with their own spectral index, or -0.7 where they have none. ``major_arcsec`` and ``minor_arcsec`` are
+deconvolved, 0 for an unresolved source. What a catalogue does not say is null. Only positions are required; a source
+without a name is named after its position.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from contimg_resources.catalogue_dialects import REFERENCE_FREQUENCY_HZ, Dialect, recognise
+from contimg_resources.errors import CatalogueError
+from contimg_resources.products import atomic_write
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+COLUMNS = {
+    "source_id": pl.String,
+    "ra_deg": pl.Float64,
+    "dec_deg": pl.Float64,
+    "flux_jy": pl.Float64,
+    "flux_err_jy": pl.Float64,
+    "peak_flux_jy_beam": pl.Float64,
+    "spectral_index": pl.Float64,
+    "major_arcsec": pl.Float64,
+    "minor_arcsec": pl.Float64,
+    "pa_deg": pl.Float64,
+    "catalogue": pl.String,
+}
+"""Columns of every catalogue, in this order."""
+
+_REQUIRED = ("ra_deg", "dec_deg")
+_TYPICAL_SPECTRAL_INDEX = -0.7
+_SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".fits": "fits",
+    ".fit": "fits",
+    ".fits.gz": "fits",
+    ".vot": "votable",
+    ".votable": "votable",
+    ".xml": "votable",
+}
+
+
+def read_catalogue(
+    path: Path, mapping: Mapping[str, str] | None = None, *, frequency_hz: float | None = None
+) -> pl.DataFrame:
+    """Read a catalogue of sources.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, Parquet, FITS or VOTable, or a zip archive that holds one of them.
+    mapping : mapping of str to str, optional
+        Our column to the file's, for files that are of no known kind. Units come from the file (FITS, VOTable), else
+        the column is taken to be in the unit our name says.
+    frequency_hz : float, optional
+        Frequency of the fluxes; by default what the kind of catalogue implies, or 1.4 GHz.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``COLUMNS``; rows without a position are left out.
+
+    Raises
+    ------
+    CatalogueError
+        When the file is missing, is no table, or has no positions; names the columns found and needed.
+    """
+    columns, units = _load(Path(path))
+    dialect = Dialect.of_mapping(mapping) if mapping else recognise(columns)
+    if dialect is None or not dialect.covers(columns):
+        raise _columns_missing(Path(path), list(columns), mapping)
+    frame = dialect.translate(columns, units)
+    frame = _at_reference_frequency(frame, frequency_hz or dialect.frequency_hz)
+    frame = frame.filter(pl.col("ra_deg").is_finite() & pl.col("dec_deg").is_finite())
+    frame = frame.with_columns(
+        ra_deg=pl.col("ra_deg") % 360.0,
+        catalogue=pl.col("catalogue").fill_null(dialect.name or Path(path).name.split(".")[0]),
+        source_id=pl.coalesce("source_id", pl.Series(_names(frame["ra_deg"], frame["dec_deg"]), dtype=pl.String)),
+    )
+    repeated = frame.filter(pl.col("source_id").is_duplicated())["source_id"].unique().sort()
+    if repeated.len():
+        raise CatalogueError(
+            f"Catalogue {path}: source_id is not unique",
+            got=f"{repeated.len()} names more than once, e.g. {repeated[0]}",
+            expected="one row per source",
+            remedy="Remove the repeated rows, or give them names of their own.",
+        )
+    return frame.select(list(COLUMNS))
+
+
+def write_catalogue(path: Path, catalogue: pl.DataFrame) -> None:
+    """Write a catalogue as Parquet, whole or not at all."""
+    atomic_write(Path(path), catalogue.select(list(COLUMNS)).write_parquet)
+
+
+def query_cone(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radius_deg: float) -> pl.DataFrame:
+    """Sources within a radius of a position, nearest first, with their ``separation_deg``."""
+    from astropy.coordinates import angular_separation
+
+    separation = angular_separation(
+        np.deg2rad(ra_deg),
+        np.deg2rad(dec_deg),
+        np.deg2rad(catalogue["ra_deg"].to_numpy()),
+        np.deg2rad(catalogue["dec_deg"].to_numpy()),
+    )
+    return (
+        catalogue.with_columns(separation_deg=pl.Series(np.rad2deg(separation), dtype=pl.Float64))
+        .filter(pl.col("separation_deg") <= radius_deg)
+        .sort("separation_deg")
+    )
+
+
+def query_strip(
+    catalogue: pl.DataFrame, dec_min_deg: float, dec_max_deg: float, ra_min_deg: float = 0.0, ra_max_deg: float = 360.0
+) -> pl.DataFrame:
+    """Sources of a declination strip; ``ra_min_deg > ra_max_deg`` is the range across right ascension zero."""
+    ra = pl.col("ra_deg")
+    across = (ra >= ra_min_deg) | (ra <= ra_max_deg)
+    in_range = across if ra_min_deg > ra_max_deg else ra.is_between(ra_min_deg, ra_max_deg)
+    return catalogue.filter(pl.col("dec_deg").is_between(dec_min_deg, dec_max_deg) & in_range)
+
+
+def _at_reference_frequency(frame: pl.DataFrame, frequency_hz: float) -> pl.DataFrame:
+    if frequency_hz == REFERENCE_FREQUENCY_HZ:
+        return frame
+    alpha = pl.col("spectral_index").fill_null(_TYPICAL_SPECTRAL_INDEX)
+    scale = (pl.lit(REFERENCE_FREQUENCY_HZ / frequency_hz).log() * alpha).exp()
+    return frame.with_columns(pl.col("flux_jy", "flux_err_jy", "peak_flux_jy_beam") * scale)
+
+
+def _names(ra_deg: pl.Series, dec_deg: pl.Series) -> list[str]:
+    """IAU-style names J<hhmmss.s><+ddmmss>, truncated; the second of two alike gets a letter."""
+    tenths = np.floor(ra_deg.to_numpy() % 360.0 * 2400.0 + 1e-6).astype(np.int64)
+    arcsec = np.floor(np.abs(dec_deg.to_numpy()) * 3600.0 + 1e-6).astype(np.int64)
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for t, a, negative in zip(tenths.tolist(), arcsec.tolist(), (dec_deg.to_numpy() < 0).tolist(), strict=True):
+        hours = f"{t // 36000:02d}{t // 600 % 60:02d}{t // 10 % 60:02d}.{t % 10}"
+        name = f"J{hours}{'-' if negative else '+'}{a // 3600:02d}{a // 60 % 60:02d}{a % 60:02d}"
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return names
+
+
+def _columns_missing(path: Path, found: list[str], mapping: Mapping[str, str] | None) -> CatalogueError:
+    needed = ", ".join((mapping or {}).get(name, name) for name in ("source_id", *_REQUIRED))
+    return CatalogueError(
+        f"Catalogue {path}: no columns with positions",
+        got=f"the columns {', '.join(found) or '(none)'}",
+        expected=f"{needed}, or those of NVSS, RACS, FIRST, VLASS or an Aegean component list",
+        remedy="Rename the columns (source_id may be left out), or tell read_catalogue which is which.",
+    )
+
+
+def _load(path: Path) -> tuple[dict[str, pl.Series], dict[str, str]]:
+    """Columns and their units of any table file."""
+    if not path.is_file():
+        raise CatalogueError(
+            f"Catalogue {path} does not exist",
+            remedy="Check the path; `contimg catalogue import` makes a catalogue from a survey's file.",
+        )
+    if path.suffix.lower() == ".zip":
+        return _load_zip(path)
+    return _parse(path, path.name, path.read_bytes())
+
+
+def _load_zip(path: Path) -> tuple[dict[str, pl.Series], dict[str, str]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tables = [name for name in archive.namelist() if _kind(name)]
+            if len(tables) == 1:
+                return _parse(path, tables[0], archive.read(tables[0]))
+            found = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise _unreadable(path, str(error)) from error
+    raise CatalogueError(
+        f"Catalogue {path}: not one table in the archive",
+        got=", ".join(found) or "an empty archive",
+        expected="one CSV, Parquet, FITS or VOTable file",
+        remedy="Unpack it and give the table itself.",
+    )
+
+
+def _kind(name: str) -> str | None:
+    lower = name.lower()
+    return next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+def _parse(path: Path, name: str, content: bytes) -> tuple[dict[str, pl.Series], dict[str, str]]:
+    kind = _kind(name)
+    if kind is None:
+        raise CatalogueError(
+            f"Catalogue {path}: unknown kind of file",
+            got=f"the name {name}",
+            expected=f"a name ending in {', '.join(_SUFFIXES)} or .zip",
+            remedy="Convert it to CSV, Parquet, FITS or VOTable.",
+        )
+    try:
+        if kind in {"csv", "parquet"}:
+            read = pl.read_csv if kind == "csv" else pl.read_parquet
+            frame = read(io.BytesIO(content))
+            return {column: frame[column] for column in frame.columns}, {}
+        return _from_astropy(content, kind)
+    except (OSError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
+        raise _unreadable(path, str(error).split("\n")[0]) from error
+
+
+def _unreadable(path: Path, why: str) -> CatalogueError:
+    return CatalogueError(
+        f"Catalogue {path} cannot be read as a table",
+        got=why,
+        expected="a whole CSV, Parquet, FITS or VOTable file with one row per source",
+        remedy="Fetch the file again, or give another one.",
+    )
+
+
+def _from_astropy(content: bytes, kind: str) -> tuple[dict[str, pl.Series], dict[str, str]]:
+    import warnings
+
+    from astropy.table import Table
+    from astropy.units import UnitsWarning
+    from astropy.utils.exceptions import AstropyWarning
+
+    with warnings.catch_warnings():
+        # Old catalogues write units and headers in their own ways; what matters is checked when columns are translated.
+        warnings.simplefilter("ignore", UnitsWarning)
+        warnings.simplefilter("ignore", AstropyWarning)
+        table = Table.read(io.BytesIO(content), format=kind)
+    units = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
+    return {name: _series(table, name) for name in table.colnames if table[name].ndim == 1}, units
+
+
+def _series(table: Table, name: str) -> pl.Series:
+    """A column of an astropy table in native byte order, null where masked."""
+    column = table[name]
+    values: Any = np.asarray(column)
+    if values.dtype.kind in "SO":
+        values = [v.decode("ascii", "replace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
+        series = pl.Series(name, values, dtype=pl.String)
+    else:
+        series = pl.Series(name, values.astype(values.dtype.newbyteorder("=")))
+    mask = getattr(column, "mask", None)
+    return series if mask is None else series.set(pl.Series(np.asarray(mask)), None)

@@ -1,0 +1,258 @@
+"""The one typed settings object: what an operator may choose, validated once at start.
+
+The only file that reads the environment. ``CONTIMG_<NAME>`` sets a field, ``CONTIMG_<SECTION>__<NAME>`` one of a
+section; ``CONTIMG_CONFIG`` names an optional TOML file with the same names in lower case; the environment wins over the
+file, the file over the defaults. Nothing is read at import time. Facts of the telescope (dish, band, site) are in
+``telescope.py``; numbers only an algorithm understands stay with the algorithm in ``contimg_assets.science``.
+
+Rejected: a scatter of ``os.environ`` reads with a default at each, which nobody can list or validate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic_settings.exceptions
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from contimg_resources.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "CONTIMG_"
+CONFIG_VARIABLE = "CONTIMG_CONFIG"
+FEATURE_PREFIX = "CONTIMG_FEATURE_"
+
+
+def _split_list(value: Any) -> Any:
+    """Read ``a, b`` as a list: people do not type JSON into the environment."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _absolute(value: Any) -> Any:
+    return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) and str(value) else value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split_list)]
+Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_list)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FlaggingSettings(_Section):
+    """What an operator may change about flagging."""
+
+    threshold_sigma: float = Field(6.0, gt=2, le=50, description="robust time-frequency threshold, in sigma")
+    dead_antenna_ratio: float = Field(
+        0.1, gt=0, lt=1, description="an antenna whose amplitude is below this fraction of the median is dead"
+    )
+
+
+class ImagingSettings(_Section):
+    """What an operator may change about imaging."""
+
+    cell_arcsec: float | None = Field(None, gt=0, le=600, description="pixel size; chosen from the data when absent")
+    n_pixels: int | None = Field(
+        None, ge=32, le=16384, multiple_of=2, description="image side, even; chosen from the data when absent"
+    )
+    robust: float = Field(0.5, ge=-2, le=2, description="Briggs weighting, -2 uniform to 2 natural")
+    n_bands: int = Field(4, ge=1, le=16, description="sub-band images beside the full band")
+    max_iterations: int = Field(
+        60_000, ge=0, le=1_000_000, description="CLEAN components at most; 0 gives dirty images"
+    )
+
+
+class PhotometrySettings(_Section):
+    """What an operator may change about forced photometry."""
+
+    beam_level: float = Field(0.2, gt=0, lt=1, description="sources inside this level of the primary beam are measured")
+    minimum_references: int = Field(3, ge=1, description="reference sources a flux scale needs")
+
+
+class EseSettings(_Section):
+    """What an operator may change about the search for extreme scattering events."""
+
+    false_alarm_probability_max: float = Field(
+        1e-3, gt=0, lt=1, description="candidates are kept up to this probability of noise, per light curve"
+    )
+    depth_min: float = Field(0.1, gt=0, lt=1, description="shallowest dip reported, relative to the quiescent flux")
+    n_epochs_min: int = Field(8, ge=3, description="epochs a light curve needs before it is searched")
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set; see each field. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,  # a traceback must not show a secret that failed validation
+    )
+
+    data: AbsolutePath = Field(Path(".contimg"), description="products and store")
+    incoming: AbsolutePath = Field(Path(), description="folder watched for raw files; default <data>/incoming")
+    catalogue: AbsolutePath | None = Field(None, description="reference catalogue: CSV, Parquet, FITS or VOTable")
+    array: AbsolutePath | None = Field(None, description="telescope description (TOML); default DSA-110")
+
+    season_start: date = Field(
+        date(2026, 1, 1),
+        description=(
+            "first UTC day that has partitions. Fixed, not 'so many days ago', because partitions must not vanish as"
+            " time passes; keep it within about 100 days of now, or pages of the Dagster UI take tens of seconds"
+        ),
+    )
+    season_end: date | None = Field(None, description="last UTC day that has partitions; open when absent")
+
+    arrival_wait_s: float = Field(600.0, ge=0, le=86_400, description="how long late sub-bands are waited for")
+    min_subbands: int = Field(12, ge=1, le=64, description="fewer sub-bands after the wait: quarantined")
+    calibrators: Names = Field(
+        ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"
+    )
+    bandpass_validity_h: float = Field(26.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
+    gain_validity_h: float = Field(1.0, gt=0, le=72, description="age at which gains are no longer valid")
+    calibration_wait_s: float = Field(7200.0, ge=0, le=86_400, description="how long a run waits for its bandpass")
+
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024, description="threads of one step"
+    )
+    minimum_free_gb: float = Field(2.0, ge=0, description="free disk space below which nothing is written")
+
+    portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing; absent: no writing")
+    alert_urls: Secrets = Field([], description="where alerts go (apprise URLs)")
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
+    log_format: Literal["console", "json"] = "console"
+
+    flagging: FlaggingSettings = FlaggingSettings()
+    imaging: ImagingSettings = ImagingSettings()
+    photometry: PhotometrySettings = PhotometrySettings()
+    ese: EseSettings = EseSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _incoming_follows_data(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Place the watched folder inside the data folder unless told otherwise."""
+        return {"incoming": Path(values.get("data") or ".contimg") / "incoming", **values}
+
+    @model_validator(mode="after")
+    def _season_has_days(self) -> Settings:
+        if self.season_end is not None and self.season_end < self.season_start:
+            message = f"season_end {self.season_end} is before season_start {self.season_start}"
+            raise ValueError(message)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the TOML file; no dotenv, no secrets folder."""
+        path = config_path()
+        file_sources = (TomlConfigSettingsSource(settings_cls, path),) if path is not None else ()
+        return (init_settings, env_settings, *file_sources)
+
+
+def config_path() -> Path | None:
+    """TOML file named by ``CONTIMG_CONFIG``, or None when the variable is not set."""
+    named = os.environ.get(CONFIG_VARIABLE, "")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def environment_name(*location: str | int) -> str:
+    """Environment variable that sets the field at a location, e.g. ``("imaging", "robust")``."""
+    return ENVIRONMENT_PREFIX + "__".join(str(part) for part in location if isinstance(part, str)).upper()
+
+
+def unknown_variables() -> dict[str, str]:
+    """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
+    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, _Section)]
+    known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    unknown = [
+        name
+        for name in sorted(os.environ)
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name not in known
+        and not name.startswith(FEATURE_PREFIX)
+        and not any(name.startswith(environment_name(section) + "__") for section in sections)
+    ]
+    return {name: next(iter(difflib.get_close_matches(name, known, 1)), "") for name in unknown}
+
+
+def load_settings() -> Settings:
+    """Read and validate the settings of this process.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        If the TOML file is missing or malformed, or a setting is not allowed: one line per problem.
+    """
+    path = config_path()
+    if path is not None and not path.is_file():
+        raise SettingsError(
+            f"{CONFIG_VARIABLE} names a file that does not exist",
+            got=str(path),
+            expected="a TOML file",
+            remedy=f"Correct {CONFIG_VARIABLE} or unset it.",
+        )
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise _settings_error(list(_problems(error)), path) from error
+    except pydantic_settings.exceptions.SettingsError as error:
+        # The environment source reports a section that is not JSON before pydantic sees it.
+        remedy = f"set its fields one by one, as {ENVIRONMENT_PREFIX}<SECTION>__<NAME>"
+        raise _settings_error([f"{error}: {remedy}"], path) from error
+    except ValueError as error:  # tomllib.TOMLDecodeError
+        raise _settings_error([f"{path} is not TOML: {error}"], path) from error
+
+
+def _settings_error(problems: list[str], path: Path | None) -> SettingsError:
+    where = "the environment" if path is None else f"the environment or {path}"
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    return SettingsError(f"Settings are not valid:{listed}", remedy=f"Correct them in {where}; the environment wins.")
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        location = problem["loc"]
+        name = environment_name(*location) if location else "Settings"
+        # Values of secrets must not reach a log, and a whole section is not one value.
+        hidden = any(str(part) in {"portal_token", "alert_urls"} for part in location)
+        value = "(hidden)" if hidden else repr(problem["input"])
+        shown = f" = {value}" if location and problem["type"] != "missing" else ""
+        if problem["type"] == "extra_forbidden":
+            yield f"{name}{shown}: no such setting{_suggestion(location)}"
+        else:
+            yield f"{name}{shown}: {problem['msg']}"
+
+
+def _suggestion(location: tuple[str | int, ...]) -> str:
+    if len(location) > 1:
+        section = Settings.model_fields[str(location[0])].default
+        known = list(type(section).model_fields) if isinstance(section, _Section) else []
+    else:
+        known = list(Settings.model_fields)
+    return f"; allowed: {', '.join(known)}"

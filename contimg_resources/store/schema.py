@@ -1,0 +1,197 @@
+"""The tables of the store: names, columns with units, types, row identity. The one place that says what a table holds.
+
+Measurement tables carry ``partition_key``, ``run_id`` and ``code_version`` and are replaced partition by partition;
+registers (observations, files, tables) are updated row by row; logs only grow. How rows get in is ``connection.py``;
+what people ask is ``queries.py``. Flux densities are DOUBLE Jy, times UTC MJD or TIMESTAMP (UTC, without zone).
+A column ending in ``!`` is required; others may be NULL: a number that could not be measured is NULL, never 0 or NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+"""Increase when a table changes; a store of another version is rebuilt from the products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its SQL type and whether NULL is allowed."""
+
+    name: str
+    sql_type: str
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its columns in order, and the columns that identify a row."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether its rows are the product of an asset's partition and are replaced with it."""
+        return "partition_key" not in self.key and {"partition_key", "code_version"} <= set(self.column_names)
+
+    def column(self, name: str) -> Column:
+        """Column of that name."""
+        return next(column for column in self.columns if column.name == name)
+
+    def create_statement(self) -> str:
+        """SQL that creates the table when absent."""
+        columns = ", ".join(f'"{c.name}" {c.sql_type}{"" if c.nullable else " NOT NULL"}' for c in self.columns)
+        return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({columns}, PRIMARY KEY ({", ".join(self.key)}))'
+
+
+PROVENANCE = "partition_key! VARCHAR, run_id VARCHAR, code_version VARCHAR"
+
+
+def _table(name: str, key: str, columns: str) -> Table:
+    """Read ``name! TYPE, name TYPE, ...``; columns of the key are required."""
+    keys = tuple(key.split())
+    parsed = []
+    for definition in columns.replace("\n", " ").split(","):
+        column, sql_type = definition.split()
+        bare = column.rstrip("!")
+        parsed.append(Column(bare, sql_type, nullable=not (column.endswith("!") or bare in keys)))
+    return Table(name, keys, tuple(parsed))
+
+
+_TABLES = (
+    _table(
+        "observation",
+        "observation_id",
+        """observation_id VARCHAR, partition_key! VARCHAR, start_mjd! DOUBLE, duration_s DOUBLE, pointing_ra_deg DOUBLE,
+        pointing_dec_deg DOUBLE, n_subbands INTEGER, status! VARCHAR, reason_code VARCHAR, first_seen_at TIMESTAMP,
+        complete_at TIMESTAMP, raw_bytes BIGINT, calibrator VARCHAR, calibrator_separation_deg DOUBLE,
+        requested_at TIMESTAMP""",
+    ),
+    _table(
+        "raw_file",
+        "path",
+        """path VARCHAR, observation_id VARCHAR, subband INTEGER, bytes BIGINT, modified_at TIMESTAMP, sha256 VARCHAR,
+        status! VARCHAR, reason_code VARCHAR""",
+    ),
+    _table(
+        "calibration_table",
+        "path",
+        f"""path VARCHAR, {PROVENANCE}, kind! VARCHAR, calibrator VARCHAR, solved_at_mjd! DOUBLE,
+        valid_from_mjd! DOUBLE, valid_to_mjd! DOUBLE, content_hash VARCHAR, refant VARCHAR, snr_median DOUBLE,
+        flagged_fraction DOUBLE, quality DOUBLE, status! VARCHAR""",
+    ),
+    _table(
+        "calibration_use",
+        "observation_id kind",
+        f"observation_id VARCHAR, kind VARCHAR, {PROVENANCE}, path VARCHAR, age_h DOUBLE, fallback! VARCHAR",
+    ),
+    _table(
+        "image",
+        "observation_id band",
+        f"""observation_id VARCHAR, band VARCHAR, {PROVENANCE}, path! VARCHAR, frequency_hz DOUBLE,
+        beam_major_arcsec DOUBLE, beam_minor_arcsec DOUBLE, beam_pa_deg DOUBLE, rms_jy_beam DOUBLE,
+        thermal_rms_jy_beam DOUBLE, dynamic_range DOUBLE, n_clean_components INTEGER, astrometry_ra_arcsec DOUBLE,
+        astrometry_dec_arcsec DOUBLE""",
+    ),
+    _table(
+        "source",
+        "source_id",
+        """source_id VARCHAR, ra_deg! DOUBLE, dec_deg! DOUBLE, catalogue_flux_jy DOUBLE, spectral_index DOUBLE,
+        is_reference BOOLEAN, is_extended BOOLEAN, catalogue VARCHAR""",
+    ),
+    _table(
+        "forced_photometry",
+        "observation_id source_id band",
+        f"""observation_id VARCHAR, source_id VARCHAR, band VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz DOUBLE,
+        peak_flux_jy_beam DOUBLE, peak_flux_err_jy_beam DOUBLE, local_rms_jy_beam DOUBLE, background_jy_beam DOUBLE,
+        primary_beam DOUBLE, separation_from_centre_deg DOUBLE, chi2_reduced DOUBLE, blend_id INTEGER,
+        flags! INTEGER""",
+    ),
+    _table(
+        "flux_scale",
+        "observation_id band",
+        f"""observation_id VARCHAR, band VARCHAR, {PROVENANCE}, factor DOUBLE, factor_err DOUBLE, n_references INTEGER,
+        scatter DOUBLE, method VARCHAR""",
+    ),
+    _table(
+        "light_curve",
+        "source_id epoch_mjd band",
+        f"""source_id VARCHAR, epoch_mjd DOUBLE, band VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz DOUBLE,
+        flux_jy DOUBLE, flux_err_jy DOUBLE, flux_sys_err_jy DOUBLE, n_observations INTEGER, flags! INTEGER""",
+    ),
+    _table(
+        "variability_statistics",
+        "source_id band as_of_mjd",
+        f"""source_id VARCHAR, band VARCHAR, as_of_mjd DOUBLE, {PROVENANCE}, n_epochs! INTEGER, mean_flux_jy DOUBLE,
+        weighted_mean_flux_jy DOUBLE, modulation_index DOUBLE, debiased_modulation_index DOUBLE, eta DOUBLE,
+        chi2_p_value DOUBLE, von_neumann DOUBLE, max_pair_t_statistic DOUBLE, max_pair_modulation_index DOUBLE,
+        max_deviation_sigma DOUBLE, first_mjd DOUBLE, last_mjd DOUBLE""",
+    ),
+    _table(
+        "ese_candidate",
+        "candidate_id",
+        f"""candidate_id VARCHAR, {PROVENANCE}, source_id! VARCHAR, status! VARCHAR, start_mjd DOUBLE, end_mjd DOUBLE,
+        peak_mjd DOUBLE, significance! DOUBLE, tier! VARCHAR, false_alarm_probability DOUBLE, depth DOUBLE,
+        duration_d DOUBLE, lens_alpha DOUBLE, lens_width_d DOUBLE, chromaticity DOUBLE, verdict VARCHAR,
+        detected_at TIMESTAMP, latency_s DOUBLE, evidence JSON""",
+    ),
+    _table(
+        "candidate_event",
+        "event_id",
+        """event_id VARCHAR, candidate_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, by! VARCHAR, reason VARCHAR,
+        significance DOUBLE""",
+    ),
+    _table(
+        "injection_recovery",
+        "as_of depth_bin duration_bin",
+        f"""as_of VARCHAR, depth_bin VARCHAR, duration_bin VARCHAR, {PROVENANCE}, n_injected! INTEGER,
+        n_recovered! INTEGER, completeness DOUBLE, false_alarms_per_1000_sources DOUBLE""",
+    ),
+    _table(
+        "check_result",
+        "asset check_name partition_key",
+        """asset VARCHAR, check_name VARCHAR, partition_key VARCHAR, run_id VARCHAR, code_version VARCHAR,
+        at! TIMESTAMP, passed! BOOLEAN, severity VARCHAR, value DOUBLE, limit_value DOUBLE, unit VARCHAR,
+        detail JSON""",
+    ),
+    _table(
+        "stage_timing",
+        "asset partition_key stage",
+        """asset VARCHAR, partition_key VARCHAR, stage VARCHAR, run_id VARCHAR, code_version VARCHAR,
+        started_at! TIMESTAMP, duration_s! DOUBLE, peak_memory_mb DOUBLE""",
+    ),
+    _table(
+        "dead_letter",
+        "letter_id",
+        """letter_id VARCHAR, asset! VARCHAR, partition_key VARCHAR, run_id VARCHAR, at! TIMESTAMP, error_class VARCHAR,
+        reason_code VARCHAR, message! VARCHAR, remedy VARCHAR, n_attempts INTEGER, status! VARCHAR,
+        resolved_at TIMESTAMP, resolved_by VARCHAR, resolution VARCHAR""",
+    ),
+    _table(
+        "alert",
+        "alert_id",
+        """alert_id VARCHAR, rule! VARCHAR, severity! VARCHAR, subject VARCHAR, message! VARCHAR, status! VARCHAR,
+        first_at! TIMESTAMP, last_at! TIMESTAMP, n_occurrences! INTEGER""",
+    ),
+    _table(
+        "alert_history",
+        "event_id",
+        """event_id VARCHAR, alert_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, channel VARCHAR, detail VARCHAR""",
+    ),
+    _table(
+        "archived_product",
+        "path",
+        """path VARCHAR, asset! VARCHAR, partition_key VARCHAR, bytes BIGINT, content_hash VARCHAR,
+        archive_path VARCHAR, archived_at! TIMESTAMP, restored_at TIMESTAMP, status! VARCHAR""",
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
+"""Every table by name."""

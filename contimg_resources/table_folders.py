@@ -1,0 +1,80 @@
+"""Casacore table folders as products: written whole or not at all, with errors that name the file.
+
+What belongs here: the atomic replacement of a folder, the check of free space and the naming of casacore's errors, shared
+by measurement sets and calibration tables. What does not: what is in the tables.
+
+Method: write to a hidden sibling, sync every file, rename. A rename cannot replace a folder that has files, so the old one is
+moved aside first and removed last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contimg_resources.errors import CasaError, DiskFullError
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``target``; on success it takes the target's place, on failure it is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield temporary
+        _sync(temporary)
+        previous = target.with_name(f"{temporary.name}.previous")
+        if target.exists():
+            target.rename(previous)
+        temporary.rename(target)
+        if previous.is_dir():
+            shutil.rmtree(previous)
+        else:
+            previous.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def require_space(target: Path, needed_bytes: float) -> None:
+    """Refuse to start a product that the disk cannot hold (its parent folder must exist)."""
+    free_bytes = shutil.disk_usage(target.parent).free
+    if free_bytes < needed_bytes:
+        raise DiskFullError(
+            f"not enough space for {target}",
+            got=f"{free_bytes / 1e9:.2f} GB free",
+            expected=f"{needed_bytes / 1e9:.2f} GB",
+            remedy="Free some space (old measurement sets can be made again), then retry.",
+        )
+
+
+@contextmanager
+def casacore_errors(path: Path, action: str) -> Iterator[None]:
+    """Name the file and the action in casacore's errors, and tell a full disk from everything else."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        message = str(error).strip()
+        if "No space left" in message or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            raise DiskFullError(
+                f"the disk filled up: cannot {action} {path}", remedy="Free some space, then retry."
+            ) from error
+        raise CasaError(
+            f"casacore cannot {action} {path}",
+            got=message,
+            expected="success",
+            remedy="Check permissions and other users of the file; make the product again if it is damaged.",
+        ) from error

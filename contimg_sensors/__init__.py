@@ -1,0 +1,1 @@
+"""When things happen: arrivals, schedules, automation, failures, alerts."""

@@ -1,0 +1,17 @@
+"""What happens by the clock: the day's science once more after the day has ended, complete or not."""
+
+import dagster as dg
+
+from contimg_assets.jobs import daily_job
+
+daily_science = dg.build_schedule_from_partitioned_job(
+    daily_job,
+    name="daily_science",
+    hour_of_day=1,
+    minute_of_hour=30,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description=(
+        "At 01:30 UTC, the science of the day before. Off by default: the automation sensor follows the data; switch it on"
+        " where the night's last observations may fail and the day must be closed regardless."
+    ),
+)
