@@ -20,6 +20,20 @@ OBSERVATION_FRESHNESS = dg.FreshnessPolicy.time_window(
 )
 DAY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 
+_new_data = dg.AutomationCondition.any_deps_updated().since(
+    dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+)
+_is_settled = ~dg.AutomationCondition.any_deps_in_progress() & ~dg.AutomationCondition.in_progress()
+
+FOLLOWS_THE_DAY = (_new_data & _is_settled).with_label("new data of the day, nothing under way")
+"""Request a day once data it depends on changed and none is being made. ``eager()`` would look at the newest day only and wait
+for windows in which no observation ever began."""
+
+
+def follows_only(*keys: str) -> "dg.AutomationCondition[dg.AssetKey]":
+    """``FOLLOWS_THE_DAY`` looking at some of the dependencies only: a new catalogue does not remake every day."""
+    return FOLLOWS_THE_DAY.allow(dg.AssetSelection.assets(*keys))
+
 
 def per_observation(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
     """Arguments of an asset with one partition per observation."""

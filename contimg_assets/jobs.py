@@ -7,6 +7,7 @@ import dagster as dg
 
 from contimg_assets.calibration import bandpass_table, gain_table
 from contimg_assets.catalogue import reference_catalogue
+from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.imaging import continuum_image
 from contimg_assets.observations import measurement_set
 from contimg_assets.photometry import flux_scale, forced_photometry
@@ -18,7 +19,7 @@ DAY_ASSETS = [light_curves, variability_statistics, ese_candidates, injection_re
 
 observation_job = dg.define_asset_job(
     "observation_job",
-    selection=dg.AssetSelection.assets(*OBSERVATION_ASSETS),
+    selection=dg.AssetSelection.assets(*OBSERVATION_ASSETS) | dg.AssetSelection.checks(raw_visibilities_checks),
     description="Raw files of one observation to scaled fluxes of every catalogue source in the beam.",
 )
 bandpass_job = dg.define_asset_job(
@@ -28,6 +29,7 @@ daily_job = dg.define_asset_job(
     "daily_job",
     selection=dg.AssetSelection.assets(*DAY_ASSETS),
     description="Light curves, statistics, candidates, injections and the report of one UTC day.",
+    tags={"contimg/cadence": "day"},
 )
 catalogue_job = dg.define_asset_job(
     "catalogue_job", selection=dg.AssetSelection.assets(reference_catalogue), description="The reference catalogue."

@@ -70,7 +70,7 @@ def measurement_set(
         path = products.measurement_set(partition_key)
         write_measurement_set(path, visibilities.columns())
         summary = checks.summarise(raw, visibilities, report)
-        products.write_json("measurement_set", partition_key, summary)
+        products.write_json(products.document("measurement_set", partition_key, ".json"), summary)
         results = checks.judge_measurement_set(store, context, summary)
     yield dg.MaterializeResult(
         metadata={

@@ -13,7 +13,7 @@ import polars as pl
 
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks import variability as checks
-from contimg_assets.conventions import per_day
+from contimg_assets.conventions import FOLLOWS_THE_DAY, follows_only, per_day
 from contimg_assets.failures import dagster_failures
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry, reference_ratios_of
@@ -30,6 +30,8 @@ MOST_PICTURES = 3
 @dg.asset(
     deps=[flux_scale, forced_photometry, reference_catalogue],
     check_specs=checks.LIGHT_CURVES,
+    automation_condition=follows_only("flux_scale"),
+    pool="store",
     **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
 )
 def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
@@ -88,6 +90,8 @@ def history(store: Store, day: str) -> pl.DataFrame:
 @dg.asset(
     deps=[light_curves],
     check_specs=checks.VARIABILITY_STATISTICS,
+    automation_condition=FOLLOWS_THE_DAY,
+    pool="store",
     **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
 )
 def variability_statistics(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
@@ -124,6 +128,8 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
 @dg.asset(
     deps=[light_curves, variability_statistics],
     check_specs=checks.ESE_CANDIDATES,
+    automation_condition=FOLLOWS_THE_DAY,
+    pool="store",
     **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
 )
 def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:

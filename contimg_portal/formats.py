@@ -40,9 +40,11 @@ def age(when: float | datetime | None, now: datetime) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Number with that many significant digits."""
+    """Number with that many significant digits; whole numbers as they are."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if isinstance(value, int):
+        return str(value)
     if value == 0 or 1e-4 <= abs(value) < 1e6:
         decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
         return f"{value:.{decimals}f}"

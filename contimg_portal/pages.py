@@ -31,6 +31,8 @@ TEMPLATES.env.filters |= {
     "ra": formats.right_ascension,
     "dec": formats.declination,
 }
+# Bokeh's documents refer back to what came before: their order must stay.
+TEMPLATES.env.policies["json.dumps_kwargs"] = {}
 TEMPLATES.env.globals["bokeh_version"] = bokeh.__version__
 
 _PAGE_ROWS = 50
@@ -79,11 +81,10 @@ def show_candidate(request: Request, store: OpenStore, candidate_id: str) -> Res
     models = evidence.get("models") or {}
     light_curve = queries.light_curve(store, found["source_id"])
     events = _spans([found])
-    figures = {}
+    figures, panels = {}, {}
     if light_curve.height:
         figures["light-curve"] = plots.plot_light_curve(light_curve, events=events, model=models.get("full"))
-        if len(plots.bands_of(light_curve)) > 1:
-            figures["sub-bands"] = plots.plot_bands(light_curve, events=events, models=models)
+        panels = plots.plot_bands(light_curve, events=events, models=models)
     context = {
         "candidate": found,
         "evidence": {name: value for name, value in evidence.items() if isinstance(value, (int, float, str))},
@@ -91,6 +92,7 @@ def show_candidate(request: Request, store: OpenStore, candidate_id: str) -> Res
         "history": queries.candidate_events(store, candidate_id).to_dicts(),
         "last_point_mjd": _newest(light_curve),
         "figures": figures,
+        "panels": panels,
     }
     return render(request, "candidate.html", context)
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from bokeh.embed import json_item
-from bokeh.layouts import gridplot
-from bokeh.models import ColumnDataSource, HoverTool, Range1d
-from bokeh.models.annotations import BoxAnnotation, TeeHead, Whisker
+from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Line, Range1d, Scatter
+from bokeh.models.annotations import BoxAnnotation, Legend, LegendItem, Whisker
 from bokeh.plotting import figure
 
 from contimg_portal.formats import from_mjd
@@ -30,6 +29,7 @@ BAND_COLOURS = {
 _OTHER_COLOUR = "#7a8290"
 _MODEL_COLOUR = "#8a6d00"
 _EVENT_COLOUR = "#d9a400"
+_HALF_DAY_MS = 43_200_000.0
 
 
 def _times(mjd: Any) -> Any:
@@ -53,14 +53,13 @@ def _source(rows: pl.DataFrame) -> ColumnDataSource:
     )
 
 
-def _empty_figure(title: str, height: int) -> Any:
+def _empty_figure(height: int, tools: str) -> Any:
     plot = figure(
-        title=title or None,
         height=height,
         sizing_mode="stretch_width",
         x_axis_type="datetime",
-        tools="pan,box_zoom,wheel_zoom,reset,save",
-        toolbar_location="above",
+        tools=tools,
+        toolbar_location="above" if tools else None,
         background_fill_alpha=0.0,
         border_fill_alpha=0.0,
         outline_line_alpha=0.3,
@@ -68,26 +67,29 @@ def _empty_figure(title: str, height: int) -> Any:
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
     plot.yaxis.axis_label = "flux density (Jy)"
-    plot.xaxis.axis_label = "date (UTC)"
     plot.grid.grid_line_alpha = 0.35
+    plot.y_range = DataRange1d(range_padding=0.25)  # error bars do not count for Bokeh's range
     return plot
 
 
-def _add_points(plot: Any, rows: pl.DataFrame, band: str, *, legend: bool) -> None:
+def _add_points(plot: Any, rows: pl.DataFrame, band: str) -> Any:
     source = _source(rows)
     colour = BAND_COLOURS.get(band, _OTHER_COLOUR)
-    named = {"legend_label": band} if legend else {}
-    points = plot.scatter("time", "flux", source=source, size=7 if band == "full" else 5, color=colour, **named)
-    head = TeeHead(size=4, line_color=colour, line_alpha=0.6)
-    bars = Whisker(
-        source=source, base="time", upper="upper", lower="lower", upper_head=head, lower_head=head, line_color=colour
-    )
-    bars.line_alpha = 0.6
+    # A bare glyph: figure.scatter would add variants for selection and muting, and Bokeh's cost is per model.
+    size = 7 if band == "full" else 5
+    glyph = Scatter(x="time", y="flux", size=size, fill_color=colour, line_color=colour)
+    points = plot.add_glyph(source, glyph)
+    bars = Whisker(source=source, base="time", upper="upper", lower="lower", line_color=colour, line_alpha=0.6)
+    bars.upper_head = bars.lower_head = None
     plot.add_layout(bars)
     # A band hidden through the legend takes its error bars along.
     points.js_link("visible", bars, "visible")
-    tips = [("time", "@when UTC"), ("flux", "@flux{0.0000} ± @error{0.0000} Jy"), ("band", "@band")]
-    plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
+    return points
+
+
+def _add_model(plot: Any, model: Mapping[str, Any]) -> Any:
+    source = ColumnDataSource({"time": _times(model["mjd"]), "flux": np.asarray(model["flux_jy"], dtype=np.float64)})
+    return plot.add_glyph(source, Line(x="time", y="flux", line_color=_MODEL_COLOUR, line_width=2))
 
 
 def _mark_events(plot: Any, events: list[tuple[float, float]]) -> None:
@@ -126,26 +128,26 @@ def plot_light_curve(
     dict
         Bokeh's JSON document.
     """
-    plot = _empty_figure("", 380)
+    plot = _empty_figure(380, "pan,box_zoom,wheel_zoom,reset,save")
+    plot.xaxis.axis_label = "date (UTC)"
     _mark_events(plot, events)
-    bands = bands_of(light_curve)
-    for band in bands:
-        _add_points(plot, _measured(light_curve, band), band, legend=len(bands) > 1)
+    points = {band: _add_points(plot, _measured(light_curve, band), band) for band in bands_of(light_curve)}
+    tips = [("time", "@when UTC"), ("flux", "@flux{0.0000} ± @error{0.0000} Jy"), ("band", "@band")]
+    plot.add_tools(HoverTool(renderers=list(points.values()), tooltips=tips))
+    entries = list(points.items())
     if model is not None:
-        label = {"legend_label": "lens fit"}
-        plot.line(_times(model["mjd"]), np.asarray(model["flux_jy"]), color=_MODEL_COLOUR, line_width=2, **label)
-    if plot.legend:
-        plot.legend.click_policy = "hide"
-        plot.legend.location = "top_left"
-        plot.legend.background_fill_alpha = plot.legend.border_line_alpha = 0.0
-        plot.add_layout(plot.legend[0], "right")
+        entries.append(("lens fit", _add_model(plot, model)))
+    if len(entries) > 1:
+        items = [LegendItem(label=label, renderers=[renderer]) for label, renderer in entries]
+        legend = Legend(items=items, click_policy="hide", background_fill_alpha=0.0, border_line_alpha=0.0)
+        plot.add_layout(legend, "right")
     return dict(json_item(plot))
 
 
 def plot_bands(
     light_curve: pl.DataFrame, *, events: list[tuple[float, float]], models: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """One panel per sub-band on a common time axis, each with its fit where there is one.
+) -> dict[str, dict[str, Any]]:
+    """One panel per sub-band over the same span of time, each with its fit where there is one.
 
     Parameters
     ----------
@@ -153,23 +155,22 @@ def plot_bands(
         As for `plot_light_curve`.
     models : mapping of band to mapping
         ``mjd`` and ``flux_jy`` of the fit of each band.
+
+    Returns
+    -------
+    dict of band to dict
+        Bokeh's JSON documents: separate ones, so that the page may put them side by side or below each other.
     """
     bands = [band for band in bands_of(light_curve) if band != "full"]
-    measured = light_curve.filter(pl.col("band").is_in(bands), pl.col("mjd").is_not_null())
-    start, end = _times([measured["mjd"].min(), measured["mjd"].max()]) if measured.height else (0.0, 1.0)
-    margin = max(0.03 * (end - start), 43_200_000.0)
-    shared = Range1d(start=start - margin, end=end + margin)
-    panels = []
+    times = _times(light_curve["mjd"].to_numpy())
+    margin = max(0.03 * float(np.ptp(times)), _HALF_DAY_MS)
+    panels = {}
     for band in bands:
-        panel = _empty_figure(band, 230)
-        panel.x_range = shared
-        panel.title.text_color = BAND_COLOURS.get(band, _OTHER_COLOUR)
-        panel.xaxis.axis_label = None
+        panel = _empty_figure(230, "")
+        panel.x_range = Range1d(start=times.min() - margin, end=times.max() + margin)
         _mark_events(panel, events)
-        _add_points(panel, _measured(light_curve, band), band, legend=False)
+        _add_points(panel, _measured(light_curve, band), band)
         if band in models:
-            model = models[band]
-            panel.line(_times(model["mjd"]), np.asarray(model["flux_jy"]), color=_MODEL_COLOUR, line_width=2)
-        panels.append(panel)
-    grid = gridplot(panels, ncols=2, sizing_mode="stretch_width", merge_tools=False)
-    return dict(json_item(grid))
+            _add_model(panel, models[band])
+        panels[band] = dict(json_item(panel))
+    return panels

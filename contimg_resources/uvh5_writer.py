@@ -31,6 +31,9 @@ _POLARISATION_CODES = {"XX": -5, "YY": -6}
 _REVERSED_SLOTS = (100, 114)
 """Antennas 101 and 115, whose baselines the correlator stores as (higher, lower)."""
 
+_BLOCK_BYTES = 16_000_000
+"""Visibilities rearranged at a time."""
+
 
 def write_subband(path: Path, columns: Mapping[str, Any], *, reversed_slots: Sequence[int] = _REVERSED_SLOTS) -> None:
     """Write one sub-band of a drift scan under its final name, which appears only when the file is whole.
@@ -158,7 +161,7 @@ def _write_data(
     source_row: NDArray[np.int64],
     is_auto: NDArray[np.bool_],
 ) -> None:
-    """Write integration by integration, so that no second copy of the sub-band is held."""
+    """Write a few integrations at a time, so that no second copy of the sub-band is held."""
     n_time, _, n_chan, n_corr = columns["vis"].shape
     n_row = len(turned)
     chunk = (n_row, 1, n_chan, n_corr)
@@ -168,16 +171,18 @@ def _write_data(
         )
         for name, dtype in (("visdata", np.complex64), ("flags", np.bool_), ("nsamples", np.float32))
     )
-    cross, turned_cross = source_row[~is_auto], turned[~is_auto]
-    row_vis = np.empty((n_row, n_chan, n_corr), dtype=np.complex64)
-    row_flags = np.zeros(row_vis.shape, dtype=np.bool_)
-    row_samples = np.ones(row_vis.shape, dtype=np.float32)
-    for t in range(n_time):
-        crosses = columns["vis"][t][cross]
-        np.conjugate(crosses, out=crosses, where=turned_cross[:, None, None])
-        row_vis[~is_auto] = crosses[:, ::-1]
-        row_vis[is_auto] = columns["autos"][t][source_row[is_auto], ::-1]
-        row_flags[~is_auto] = columns["flags"][t][cross][:, ::-1]
-        row_samples[~is_auto] = columns["weights"][t][cross][:, None]
-        here = slice(t * n_row, (t + 1) * n_row)
-        visdata[here], flags[here], nsamples[here] = row_vis[:, None], row_flags[:, None], row_samples[:, None]
+    cross = source_row[~is_auto]
+    n_step = max(1, _BLOCK_BYTES // (8 * n_row * n_chan * n_corr))
+    for begin in range(0, n_time, n_step):
+        block = slice(begin, min(begin + n_step, n_time))
+        shape = (block.stop - begin, n_row, n_chan, n_corr)
+        vis, bad, samples = np.empty(shape, np.complex64), np.zeros(shape, np.bool_), np.ones(shape, np.float32)
+        crosses = columns["vis"][block][:, cross, ::-1]
+        np.conjugate(crosses, out=crosses, where=turned[~is_auto][:, None, None])
+        vis[:, ~is_auto] = crosses
+        vis[:, is_auto] = columns["autos"][block][:, source_row[is_auto], ::-1]
+        bad[:, ~is_auto] = columns["flags"][block][:, cross, ::-1]
+        samples[:, ~is_auto] = columns["weights"][block][:, cross, None]
+        rows = slice(begin * n_row, block.stop * n_row)
+        for dataset, values in ((visdata, vis), (flags, bad), (nsamples, samples)):
+            dataset[rows] = values.reshape(-1, 1, n_chan, n_corr)

@@ -3,41 +3,110 @@
 What belongs here: looking, deciding, requesting. Reading and remembering files is ``contimg_assets.arrivals``. Run keys name
 the observation and its files, so the same files never run twice, and a file that completes an observation late does.
 
-The order of things for one sidereal day: the transit's measurement set is made as soon as it is complete; the bandpass
-follows; all other observations, and the rest of the transit's, wait for that bandpass up to a limit
-(``CONTIMG_CALIBRATION_WAIT_S`` after completion) and then go with the nearest valid one.
+The order of things on a sidereal day: the transit's measurement set is made as soon as its files are complete; the bandpass
+follows; all later observations, and the rest of the transit's own, wait for that bandpass, at most
+``CONTIMG_CALIBRATION_WAIT_S`` after their completion, and then go with the nearest valid one.
 """
 
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
-from contimg_assets.arrivals import catalogue_version, observe_arrivals
-from contimg_assets.jobs import bandpass_job, catalogue_job, observation_job
+from contimg_assets.arrivals import observe_arrivals
+from contimg_assets.calibration_registry import awaited_transit, has_bandpass
+from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
+from contimg_assets.observations import measurement_set
 from contimg_resources.configurable import Observatory
+from contimg_resources.store.connection import Store
 
-_MOST_RUNS_PER_TICK = 24
+MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
+_AFTER_MEASUREMENT_SET = [asset.key for asset in OBSERVATION_ASSETS if asset is not measurement_set]
 
 
 @dg.sensor(
     jobs=[observation_job, bandpass_job, catalogue_job],
-    minimum_interval_seconds=10,
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def incoming_observations(context: dg.SensorEvaluationContext, observatory: Observatory) -> dg.SensorResult:
     """Watch the incoming folder, group sub-bands into observations, and request one run per complete observation.
 
-    New files are recorded in tables raw_file and observation, each observation is reported as a materialization
-    of raw_visibilities, and runs are requested once a bandpass is at hand.
+    New files are recorded in tables raw_file and observation, every complete observation is reported as a materialization of
+    raw_visibilities, and its run is requested once the bandpass of its transit is at hand.
     """
     arrived = observe_arrivals(observatory)
-    requests = [*_catalogue_requests(observatory), *_observation_requests(observatory), *_bandpass_requests(observatory)]
-    context.log.info(f"{len(arrived)} observations changed, {len(requests)} runs considered")
-    return dg.SensorResult(
-        run_requests=requests[:_MOST_RUNS_PER_TICK],
-        asset_events=arrived,
-    )
+    requests = [*catalogue_requests(observatory), *observation_requests(observatory)]
+    context.log.info(f"{len(arrived)} observations became ready, {len(requests)} runs wanted")
+    return dg.SensorResult(run_requests=requests[:MOST_RUNS_PER_TICK], asset_events=arrived)
+
+
+def catalogue_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
+    """The reference catalogue once for every version of its file."""
+    path = observatory.settings.catalogue
+    if path is not None and path.exists():
+        state = path.stat()
+        yield dg.RunRequest(run_key=f"catalogue:{path}:{state.st_mtime_ns}:{state.st_size}", job_name=catalogue_job.name)
+
+
+def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
+    """Runs of ready observations, in the order of observation, each as far as its calibration allows."""
+    store = observatory.store
+    if not observatory.products.reference_catalogue().exists():
+        return
+    ready = store.query("SELECT * FROM observation WHERE status = 'ready' ORDER BY start_mjd")
+    made = set(store.query("SELECT partition_key FROM stage_timing WHERE asset = 'measurement_set'")["partition_key"])
+    for row in ready.iter_rows(named=True):
+        files = _files_key(store, row["observation_id"])
+        has_measurement_set = row["partition_key"] in made
+        if row["calibrator"] is not None:
+            yield from _transit_requests(row, files, has_measurement_set=has_measurement_set)
+        if is_calibratable(store, row, observatory.settings.calibration_wait_s):
+            yield dg.RunRequest(
+                run_key=f"observation:{row['observation_id']}:{files}",
+                job_name=observation_job.name,
+                partition_key=row["partition_key"],
+                asset_selection=_AFTER_MEASUREMENT_SET if row["calibrator"] is not None else None,
+                tags={"contimg/observation": row["observation_id"]},
+            )
+
+
+def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: bool) -> Iterator[dg.RunRequest]:
+    """A transit comes first: its measurement set, then the bandpass of its day."""
+    tags = {"contimg/observation": row["observation_id"], "dagster/priority": "10"}
+    if not has_measurement_set:
+        yield dg.RunRequest(
+            run_key=f"transit:{row['observation_id']}:{files}",
+            job_name=observation_job.name,
+            partition_key=row["partition_key"],
+            asset_selection=[measurement_set.key],
+            asset_check_keys=[
+                key for key in observation_job.asset_check_keys if key.asset_key.to_user_string() in {"raw_visibilities", "measurement_set"}
+            ],
+            tags=tags,
+        )
+    else:
+        yield dg.RunRequest(
+            run_key=f"bandpass:{row['observation_id']}:{files}",
+            job_name=bandpass_job.name,
+            partition_key=row["partition_key"][:10],
+            tags=tags,
+        )
+
+
+def is_calibratable(store: Store, row: dict[str, Any], wait_s: float) -> bool:
+    """Whether an observation need not wait (any longer) for a bandpass."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    has_waited = row["complete_at"] is not None and now - row["complete_at"] > timedelta(seconds=wait_s)
+    if has_waited:
+        return True
+    return awaited_transit(store, row["start_mjd"]) is None and has_bandpass(store, row["start_mjd"])
+
+
+def _files_key(store: Store, observation_id: str) -> str:
+    """Short name of an observation's set of files: changes when a file is added or replaced."""
+    rows = store.query("SELECT path, bytes FROM raw_file WHERE observation_id = ? AND status = 'usable' ORDER BY path", [observation_id])
+    return f"{zlib.crc32(repr(rows.rows()).encode()):08x}"

@@ -3,6 +3,7 @@
 Measured values come from the summary that ``measurement_set`` writes beside its product; limits are here.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,14 +50,19 @@ def summarise(raw: Any, visibilities: Any, report: Any) -> dict[str, Any]:
         Flagged.
     report : FlagReport
     """
-    baselines_m = visibilities.antenna_positions_m[visibilities.antenna1] - visibilities.antenna_positions_m[visibilities.antenna2]
+    baselines_m = (
+        visibilities.antenna_positions_m[visibilities.antenna1] - visibilities.antenna_positions_m[visibilities.antenna2]
+    )
     lengths_m = np.linalg.norm(baselines_m, axis=1)
+    missing_fraction = float(np.isin(raw.subband_of_channel, raw.missing_subbands).mean())
     return {
         "observation_id": raw.observation_id,
         "n_antennas": len(raw.active_antennas),
         "missing_subbands": list(raw.missing_subbands),
         "frequencies_ascend": bool(np.all(np.diff(visibilities.frequency_hz) > 0)),
         "uvw_error_m": float(np.max(np.abs(np.linalg.norm(visibilities.uvw_m, axis=1) - lengths_m))),
+        "fraction_not_finite": max(report.by_cause["already_flagged"] - missing_fraction, 0.0),
+        "flagged_fraction_of_arrived": (report.flagged_fraction - missing_fraction) / (1.0 - missing_fraction),
         **report.columns(),
     }
 
@@ -65,7 +71,7 @@ def judge_measurement_set(
     store: Store, context: dg.AssetExecutionContext, summary: Mapping[str, Any]
 ) -> list[dg.AssetCheckResult]:
     """Judge a measurement set by its summary."""
-    worst = sorted(summary["fraction_by_antenna"].items(), key=lambda item: -item[1])
+    worst = sorted(summary["by_antenna"].items(), key=lambda item: -item[1])
     dead = list(summary["dead_antennas"])
     alive = 1.0 - len(dead) / max(summary["n_antennas"], 1)
     return record(
@@ -75,13 +81,13 @@ def judge_measurement_set(
         [
             Judgement(
                 "flagged_fraction_is_acceptable",
-                summary["flagged_fraction"] <= MOST_FLAGGED_FRACTION,
-                summary["flagged_fraction"],
+                summary["flagged_fraction_of_arrived"] <= MOST_FLAGGED_FRACTION,
+                summary["flagged_fraction_of_arrived"],
                 MOST_FLAGGED_FRACTION,
                 "fraction",
                 worst=[f"antenna {name}: {fraction:.2f}" for name, fraction in worst],
                 blocking=True,
-                detail={f"by {cause}": fraction for cause, fraction in summary["fraction_by_cause"].items()},
+                detail={f"by {cause}": fraction for cause, fraction in summary["by_cause"].items()},
             ),
             Judgement("antennas_are_alive", alive >= FEWEST_LIVE_FRACTION, alive, FEWEST_LIVE_FRACTION, "fraction", worst=dead),
             Judgement(
@@ -118,7 +124,7 @@ def raw_visibilities_checks(
 
     partition_key = context.partition_key
     headers = [read_subband_header(path) for path in raw_files_of(partition_key, observatory)]
-    summary = observatory.products.read_json("measurement_set", partition_key)
+    summary = json.loads(observatory.products.document("measurement_set", partition_key, ".json").read_text())
     n_wanted = observatory.telescope.n_subbands
     starts_s = [header.start_mjd * 86_400.0 for header in headers]
     decs_deg = [header.pointing_dec_deg for header in headers]

@@ -126,8 +126,8 @@ def astrometric_offset(
     return AstrometricOffset(
         ra_arcsec=centre_ra,
         dec_arcsec=centre_dec,
-        ra_err_arcsec=_MEDIAN_ERROR * scatter_ra / np.sqrt(ra.size),
-        dec_err_arcsec=_MEDIAN_ERROR * scatter_dec / np.sqrt(ra.size),
+        ra_err_arcsec=_MEDIAN_ERROR * scatter_ra / float(np.sqrt(ra.size)),
+        dec_err_arcsec=_MEDIAN_ERROR * scatter_dec / float(np.sqrt(ra.size)),
         scatter_arcsec=float(np.sqrt((scatter_ra**2 + scatter_dec**2) / 2)),
         n_sources=int(ra.size),
     )

@@ -28,8 +28,11 @@ from contimg_assets.science.constants import MAD_TO_SIGMA
 WINDOW_SIGMA = np.array([4.5, 4.66, 4.68, 4.73, 4.83, 4.88, 5.1])
 """Thresholds for windows of 1, 2, 4, 8, 16, 32, 64 samples, in robust standard deviations of the window's mean."""
 
-_SPREAD_SAMPLES = 2048
-"""Windows from which the scatter of their means is taken: 2 per cent accurate, a tenth of the cost of using all."""
+_SPREAD_SAMPLES = 1500
+"""Windows from which the scatter of their means is taken: 3 per cent accurate, a tenth of the cost of using all."""
+
+_BLOCK_SAMPLES = 256
+"""Samples, spread over all times, from which the level of one piece of the bandpass is taken."""
 
 _LEVEL_SAMPLES = 384
 """Channels from which the level of one integration is taken."""
@@ -77,9 +80,10 @@ def _bandpass(
     n_good = 0
     for k in range(n_block):
         low, high = k * n_chan // n_block, (k + 1) * n_chan // n_block
+        thin = max(1, n_time * (high - low) // _BLOCK_SAMPLES)
         n = 0
         for t in range(n_time):
-            for f in range(low, high):
+            for f in range(low + t % thin, high, thin):
                 if not bad[t, f]:
                     scratch[n] = plane[t, f]
                     n += 1
@@ -185,74 +189,88 @@ def _normalise(
     thin = max(1, n_chan // _LEVEL_SAMPLES)
     for t in range(n_time):
         n = 0
-        for f in range(n_chan):
-            plane[t, f] /= smooth[f]
         for f in range(0, n_chan, thin):
             if not bad[t, f]:
-                scratch[n] = plane[t, f]
+                scratch[n] = plane[t, f] / smooth[f]
                 n += 1
         gain[t] = median_in_place(scratch, n)
     burst = _flag_bursts(gain, burst_sigma, burst_floor)
+    zero, one = np.float32(0.0), np.float32(1.0)
     for t in range(n_time):
         usable = gain[t] > 0 and not burst[t]
+        scale = one / gain[t] if usable else zero
         for f in range(n_chan):
             bad[t, f] |= burst[t]
-            plane[t, f] = plane[t, f] / gain[t] - np.float32(1.0) if usable and not bad[t, f] else np.float32(0.0)
+            value = plane[t, f] * scale / smooth[f] - one
+            plane[t, f] = zero if bad[t, f] or not usable else value
     # The mean of positively skewed noise lies above its median; window means must be compared with the mean.
-    limit = 3.0 * _spread(plane, 1, False, scratch)
+    limit = np.float32(3.0 * _spread(plane, 1, False, scratch))
     total, n = 0.0, 0
     for t in range(n_time):
-        for f in range(n_chan):
+        for f in range(t % thin, n_chan, 2 * thin):
             if not bad[t, f] and abs(plane[t, f]) <= limit:
                 total += plane[t, f]
                 n += 1
     offset = np.float32(total / max(n, 1))
     for t in range(n_time):
         for f in range(n_chan):
-            if not bad[t, f]:
-                plane[t, f] -= offset
+            plane[t, f] -= zero if bad[t, f] else offset
     return n > 0
 
 
 @njit(cache=True, error_model="numpy")
-def _flag_windows(
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, in_time: bool, limit: float
-) -> None:
-    """Flag every sample of every window whose sum exceeds ``limit``.
+def _flag_along_channels(plane: NDArray[np.float32], bad: NDArray[np.bool_], limits: NDArray[np.float32]) -> None:
+    """Flag every window of 1, 2, 4 ... adjacent channels whose sum exceeds its limit.
 
     Flagged samples become 0, the level of no excess: counted once, they do not drag their neighbours along at the next
     length.
     """
     n_time, n_chan = plane.shape
-    found = 0
-    if in_time:
-        total = np.zeros(n_chan, dtype=np.float32)
-        for t in range(n_time):
-            for f in range(n_chan):
-                total[f] += plane[t, f] - (plane[t - window, f] if t >= window else np.float32(0.0))
-            if t >= window - 1:
+    sums = np.zeros(n_chan + 1, dtype=np.float32)
+    for t in range(n_time):
+        found = 1
+        for level in range(limits.size):
+            window = 1 << level
+            if 2 * window > n_chan and window > 1:
+                break
+            if found > 0:
+                for f in range(n_chan):
+                    sums[f + 1] = sums[f] + plane[t, f]
+            limit = limits[level]
+            ends = sums[window:]  # a view: indices the compiler knows to be positive let it use vector instructions
+            found = 0
+            for f in range(ends.size):
+                found += ends[f] - sums[f] > limit
+            if found > 0:
+                for f in range(ends.size):
+                    if ends[f] - sums[f] > limit:
+                        for ahead in range(window):
+                            bad[t, f + ahead] = True
+                            plane[t, f + ahead] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _flag_along_time(plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, limit: float) -> None:
+    """Flag every window of successive integrations whose sum exceeds ``limit``, as ``_flag_along_channels`` does."""
+    n_time, n_chan = plane.shape
+    total = np.zeros(n_chan, dtype=np.float32)
+    for t in range(n_time):
+        found = 0
+        for f in range(n_chan):
+            total[f] += plane[t, f]
+            found += total[f] > limit
+        if t >= window - 1:
+            if found > 0:
                 for f in range(n_chan):
                     if total[f] > limit:
-                        found += 1
                         for back in range(window):
                             bad[t - back, f] = True
-    else:
-        for t in range(n_time):
-            run = np.float32(0.0)
-            for f in range(window - 1):
-                run += plane[t, f]
-            for f in range(window - 1, n_chan):
-                run += plane[t, f]
-                if run > limit:
-                    found += 1
-                    for back in range(window):
-                        bad[t, f - back] = True
-                run -= plane[t, f - window + 1]
-    if found > 0:
-        for t in range(n_time):
             for f in range(n_chan):
-                if bad[t, f]:
-                    plane[t, f] = 0.0
+                total[f] -= plane[t - window + 1, f]
+    for t in range(n_time):
+        for f in range(n_chan):
+            if bad[t, f]:
+                plane[t, f] = 0.0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -286,13 +304,17 @@ def flag_plane(
     if not _normalise(plane, bad, block, burst[0], burst[1], scratch):
         return
     single = max(_spread(plane, 1, False, scratch), min_scatter)
+    limits = np.empty(window_sigma.size, dtype=np.float32)
     for level in range(window_sigma.size):
         window = 1 << level
-        for in_time in (False, True):
-            if (in_time and (window == 1 or 2 * window > n_time)) or (window > 1 and 2 * window > n_chan):
-                continue
-            spread = max(single * np.sqrt(window), _spread(plane, window, in_time, scratch))
-            _flag_windows(plane, bad, window, in_time, window_sigma[level] * spread)
+        spread = max(single * np.sqrt(window), _spread(plane, window, False, scratch))
+        limits[level] = window_sigma[level] * spread
+    _flag_along_channels(plane, bad, limits)
+    for level in range(1, window_sigma.size):
+        window = 1 << level
+        if 2 * window <= n_time:
+            spread = max(single * np.sqrt(window), _spread(plane, window, True, scratch))
+            _flag_along_time(plane, bad, window, window_sigma[level] * spread)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

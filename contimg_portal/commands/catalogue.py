@@ -13,12 +13,12 @@ import typer
 
 from contimg_portal.console import JsonOption, emit, one_screen_errors
 
-catalogue = typer.Typer(no_args_is_help=True, help="Import and query reference catalogues.")
+app = typer.Typer(no_args_is_help=True, help="Import and query reference catalogues.")
 
 CatalogueFile = Annotated[Path, typer.Argument(help="CSV, Parquet, FITS, VOTable, or a zip of one of them.")]
 
 
-@catalogue.command("import")
+@app.command("import")
 def import_catalogue(
     file: CatalogueFile,
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
@@ -55,7 +55,7 @@ def import_catalogue(
     )
 
 
-@catalogue.command()
+@app.command()
 def query(
     file: CatalogueFile,
     ra: Annotated[float, typer.Option(help="Right ascension (ICRS), deg.")],

@@ -48,26 +48,26 @@ def measure(
     """
     with one_screen_errors():
         from contimg_assets.science.images import SkyImage
+        from contimg_assets.science.photometry.pixel_grid import matching_map
         from contimg_assets.science.photometry.primary_beam_correction import correct_for_primary_beam, primary_beam_at
-        from contimg_resources.fits_images import read_image
+        from contimg_resources.fits_images import read_image, read_plane
         from contimg_resources.products import atomic_write
         from contimg_resources.reference_catalogues import read_catalogue
 
         sources = read_catalogue(catalogue)
         sky = SkyImage(**read_image(image))
-        maps = {name: None if path is None else read_image(path)["data"] for name, path in
-                {"rms": rms, "background": background}.items()}  # fmt: skip
+        rms_map, background_map, power = (
+            None if path is None else matching_map(sky, read_plane(path), kind)
+            for kind, path in (("rms", rms), ("background", background), ("primary beam", primary_beam))
+        )
         stderr.print(f"measuring {sources.height} sources on {image}", highlight=False)
-        measured = _measure(sky, maps["rms"], maps["background"], sources, method)
-        if primary_beam is not None:
-            power = read_image(primary_beam)["data"]
+        measured = _measure(sky, rms_map, background_map, sources, method)
+        if power is not None:
             at_sources = primary_beam_at(power, measured["x_pixel"].to_numpy(), measured["y_pixel"].to_numpy())
             measured = correct_for_primary_beam(measured, at_sources)
         named = sources[measured["source_index"]]
-        atomic_write(
-            out,
-            pl.concat([named.select("source_id", "ra_deg", "dec_deg"), measured], how="horizontal").write_parquet,
-        )
+        table = pl.concat([named.select("source_id", "ra_deg", "dec_deg"), measured], how="horizontal")
+        atomic_write(out, table.write_parquet)
     emit({"out": out, **_summary(sources.height, named, measured)}, as_json=as_json)
 
 

@@ -120,10 +120,10 @@ def latest_statistics(store: Store, *, band: str = "full", day: str | None = Non
 
 
 def statistics_of(store: Store, source_id: str) -> pl.DataFrame:
-    """Newest statistics of a source in every band."""
+    """Newest statistics of a source in every band, the full band first."""
     return store.query(
         """SELECT * FROM variability_statistics WHERE source_id = ?
-        QUALIFY row_number() OVER (PARTITION BY band ORDER BY as_of_mjd DESC) = 1 ORDER BY band""",
+        QUALIFY row_number() OVER (PARTITION BY band ORDER BY as_of_mjd DESC) = 1 ORDER BY band <> 'full', band""",
         [source_id],
     )
 

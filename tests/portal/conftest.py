@@ -1,12 +1,19 @@
 """A data folder with a small synthetic store: two sources, one lens-like event, an observation."""
 
 import json
+import shutil
+import threading
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
+import uvicorn
 
+from contimg_portal.app import create_app
 from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.candidates import record_candidates
@@ -145,9 +152,40 @@ def data_folder(monkeypatch, tmp_path):
     return folder
 
 
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory):
+    """Data folder with the synthetic store, made once; not to be written."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    fill_store(Store(Products(folder).store_path))
+    return folder
+
+
 @pytest.fixture
-def filled(data_folder):
-    """Settings of a data folder whose store holds the synthetic rows."""
-    settings = load_settings()
-    fill_store(Store(Products(settings.data).store_path))
-    return settings
+def filled(data_folder, synthetic_folder):
+    """Settings of a data folder with a synthetic store of its own."""
+    shutil.copytree(synthetic_folder, data_folder, dirs_exist_ok=True)
+    return load_settings()
+
+
+@contextmanager
+def serve(settings):
+    """Client of a portal that really listens, on a free port of loopback."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def served():
+    """Context manager that serves a portal for settings."""
+    return serve

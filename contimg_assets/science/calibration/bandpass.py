@@ -50,8 +50,11 @@ def solve_bandpass(vis: Visibilities, model: SkyModel, settings: SolveSettings) 
     SolutionError
         If no solution converged to something significant.
     """
-    bandpass = _solve_channels(vis, model, settings, ())
-    if settings.align_phases and len(np.unique(vis.time_mjd)) > 1:
+    is_aligned = settings.align_phases and len(np.unique(vis.time_mjd)) > 1
+    # The first bandpass only serves to align phases: outliers need not be hunted to the end.
+    first = replace(settings, robust_iterations=min(settings.robust_iterations, 1)) if is_aligned else settings
+    bandpass = _solve_channels(vis, model, first, ())
+    if is_aligned:
         phases = solve_gains_with(vis, model, replace(settings, interval_s=0.0, phase_only=True), (bandpass,))
         bandpass = _solve_channels(vis, model, settings, (phases,))
     return _normalised(bandpass) if settings.normalise else bandpass

@@ -38,11 +38,11 @@ class SolveSettings:
     """Antennas with data on fewer baselines than this are flagged."""
     refants: tuple[str, ...] = ()
     """Names of reference antennas in order of preference; empty: the fullest one near the array centre."""
-    robust_iterations: int = 3
+    robust_iterations: int = 2
     """Times that outlying averages are given less weight and the solution is repeated; 0: plain least squares."""
     outlier_sigma: float = 3.0
     """Residuals beyond this many standard deviations lose weight as the inverse square of the distance."""
-    tolerance: float = 1e-6
+    tolerance: float = 1e-5
     """Relative change of the gains at which the iteration stops."""
     max_iterations: int = 300
     channels_per_block: int = 48

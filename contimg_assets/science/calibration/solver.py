@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -101,9 +101,14 @@ def solve_problems(
         settings.tolerance,
         settings.max_iterations,
     )
+    # (block, corr, cell, baseline): each problem's cells lie together; the pass over the data needs the other layout.
+    sums = tuple(np.ascontiguousarray(s.transpose(2, 3, 0, 1)) for s in (statistics.cross, statistics.power))
+    antennas = (statistics.antenna1, statistics.antenna2)
+
     def run(chunk: NDArray[np.int64]) -> None:
         for k in chunk:
-            _solve_one(statistics, domains[k], controls, solved, k)
+            t0, t1, k0, k1, p = domains[k]
+            _solve_one([s[k0:k1, p, t0:t1] for s in sums], antennas, controls, solved, k)
 
     n_threads = thread_count(settings.n_threads)
     with ThreadPoolExecutor(n_threads) as pool:
@@ -112,14 +117,15 @@ def solve_problems(
 
 
 def _solve_one(
-    statistics: BaselineStatistics, domain: NDArray[np.int64], controls: _Controls, solved: SolvedGains, k: int
+    sums: Sequence[NDArray[Any]],
+    antennas: tuple[NDArray[np.int32], NDArray[np.int32]],
+    controls: _Controls,
+    solved: SolvedGains,
+    k: int,
 ) -> None:
-    """Solve one problem into row ``k`` of ``solved``."""
-    t0, t1, k0, k1, p = domain
-    antenna1, antenna2 = statistics.antenna1, statistics.antenna2
-    # Contiguous copies of this problem's cells: the layout of the statistics suits the pass over the data instead.
-    data = np.ascontiguousarray(statistics.cross[t0:t1, :, k0:k1, p])
-    norm = np.ascontiguousarray(statistics.power[t0:t1, :, k0:k1, p])
+    """Solve the problem of some cells (block, cell, baseline) into row ``k`` of ``solved``."""
+    antenna1, antenna2 = antennas
+    data, norm = (np.ascontiguousarray(s).reshape(-1, len(antenna1)) for s in sums)
     trust = np.ones(norm.shape, dtype=np.float32)
     deviation = np.zeros(norm.shape, dtype=np.float32)
     gains, usable = solved.gains[k], solved.usable[k]
@@ -143,7 +149,7 @@ def _solve_one(
         squares, fitted = _residuals(data, norm, trust, antenna1, antenna2, usable, gains, deviation)
         found = deviation[deviation > 0.0]
         if found.size == 0:
-            scale = 0.0
+            scale, solved.residual[k] = 0.0, 0.0
             break
         freedom = 2.0 * found.size / max(2.0 * found.size - n_parameters, 1.0)
         scale = float(np.median(found)) / _RAYLEIGH_MEDIAN * float(np.sqrt(freedom))
@@ -154,23 +160,20 @@ def _solve_one(
 
 @numba.njit(cache=True, nogil=True)
 def _sum_cells(data, norm, trust, antenna1, antenna2, cross, power):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Sum cells (time, baseline, block) into hermitian antenna-by-antenna matrices."""
+    """Sum cells (cell, baseline) into hermitian antenna-by-antenna matrices."""
     for i in range(power.shape[0]):
         for j in range(power.shape[0]):
             cross[i, j] = 0.0
             power[i, j] = 0.0
-    n_time, n_baseline, n_block = norm.shape
-    for t in range(n_time):
-        for b in range(n_baseline):
+    for c in range(norm.shape[0]):
+        for b in range(norm.shape[1]):
             i, j = antenna1[b], antenna2[b]
-            total, weight = 0j, 0.0
-            for k in range(n_block):
-                total += trust[t, b, k] * data[t, b, k]
-                weight += trust[t, b, k] * norm[t, b, k]
-            cross[i, j] += total
-            cross[j, i] += total.conjugate()
-            power[i, j] += weight
-            power[j, i] += weight
+            cross[i, j] += trust[c, b] * data[c, b]
+            power[i, j] += trust[c, b] * norm[c, b]
+    for b in range(norm.shape[1]):
+        i, j = antenna1[b], antenna2[b]
+        cross[j, i] = cross[i, j].conjugate()
+        power[j, i] = power[i, j]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -215,7 +218,7 @@ def _guess(cross, power, usable, phase_only, gains):  # type: ignore[no-untyped-
         count = 0
         for j in range(n_antennas):
             if usable[i] and usable[j] and power[i, j] > 0.0:
-                total += abs(cross[i, j])
+                total += np.sqrt(cross[i, j].real ** 2 + cross[i, j].imag ** 2)
                 weight += power[i, j]
                 count += 1
         if count > most:
@@ -253,8 +256,9 @@ def _alternate(cross, power, usable, gains, updated, controls):  # type: ignore[
                 if controls.phase_only and abs(new) > 0.0:
                     new /= abs(new)
             updated[i] = new
-            change += abs(new - gains[i]) ** 2
-            size += abs(new) ** 2
+            step_taken = new - gains[i]
+            change += step_taken.real * step_taken.real + step_taken.imag * step_taken.imag
+            size += new.real * new.real + new.imag * new.imag
         for i in range(n_antennas):
             gains[i] = updated[i]
         if step % 2 == 0 and change <= controls.tolerance**2 * size:
@@ -265,19 +269,18 @@ def _alternate(cross, power, usable, gains, updated, controls):  # type: ignore[
 @numba.njit(cache=True, nogil=True)
 def _residuals(data, norm, trust, antenna1, antenna2, usable, gains, deviation):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Fill the normalised residual of each averaged visibility; returns sums of squares of residual and fit."""
-    n_time, n_baseline, n_block = norm.shape
     squares, fitted = 0.0, 0.0
-    for t in range(n_time):
-        for b in range(n_baseline):
+    for c in range(norm.shape[0]):
+        for b in range(norm.shape[1]):
             i, j = antenna1[b], antenna2[b]
-            product = gains[i] * gains[j].conjugate()
-            for k in range(n_block):
-                deviation[t, b, k] = 0.0
-                if usable[i] and usable[j] and norm[t, b, k] > 0.0:
-                    square = abs(data[t, b, k] - product * norm[t, b, k]) ** 2 / norm[t, b, k]
-                    deviation[t, b, k] = np.sqrt(square)
-                    squares += trust[t, b, k] * square
-                    fitted += trust[t, b, k] * abs(product) ** 2 * norm[t, b, k]
+            deviation[c, b] = 0.0
+            if usable[i] and usable[j] and norm[c, b] > 0.0:
+                product = gains[i] * gains[j].conjugate()
+                rest = data[c, b] - product * norm[c, b]
+                square = (rest.real * rest.real + rest.imag * rest.imag) / norm[c, b]
+                deviation[c, b] = np.sqrt(square)
+                squares += trust[c, b] * square
+                fitted += trust[c, b] * norm[c, b] * (product.real * product.real + product.imag * product.imag)
     return squares, fitted
 
 
@@ -288,7 +291,7 @@ def _signal_to_noise(power, usable, gains, scale, snr):  # type: ignore[no-untyp
         curvature, n_baselines = 0.0, 0
         for j in range(usable.shape[0]):
             if usable[i] and usable[j] and power[i, j] > 0.0:
-                curvature += power[i, j] * abs(gains[j]) ** 2
+                curvature += power[i, j] * (gains[j].real ** 2 + gains[j].imag ** 2)
                 n_baselines += 1
         if n_baselines > 0:
             amplitude = abs(gains[i]) * np.sqrt(curvature * (n_baselines - 1) / n_baselines)

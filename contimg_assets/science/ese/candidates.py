@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 
 from contimg_assets.science.ese.chromaticity import ChromaticFit, fit_chromaticity
-from contimg_assets.science.ese.detect import SCREEN_SIGMA, Dip, find_dip, points_required, screen_series, search_widths
-from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability
+from contimg_assets.science.ese.detect import Dip, find_dip, points_required, screen_series, search_widths
+from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability, threshold
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows, without_outliers
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import template_bank
-from contimg_assets.science.ese.verdict import common_mode_depth, judge, recurs_yearly
+from contimg_assets.science.ese.verdict import Surroundings, common_mode_depth, judge, low_points_elsewhere, recurs_yearly
 
 CANDIDATE_SCHEMA = {
     "candidate_id": pl.String,
@@ -45,7 +45,21 @@ CANDIDATE_SCHEMA = {
 IDENTITY_BIN_D = 60.0
 """A new candidate is named after its source and the bin of this length its peak falls in."""
 
+_LOOKS_PER_EVENT = 2
+"""Glitches that look significant are cut out too; this bounds how many."""
+
 _MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """One series to search, as observed and without glitches, and the bands that tell colours."""
+
+    raw: Series
+    clean: Series
+    bands: list[Series]
+    n_searched: int
+    """Series of this source that are searched: each is a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +67,12 @@ class _Find:
     """A dip with everything known about it."""
 
     dip: Dip
-    series: Series
-    bands: list[Series]
+    searched: _Searched
     false_alarm_probability: float
+
+    @property
+    def source_id(self) -> str:
+        return self.searched.raw.source_id
 
 
 def tier(significance: float) -> str:
@@ -97,44 +114,51 @@ def find_candidates(
     tell a lens from an achromatic dip.
     """
     limits = settings or SearchSettings()
-    rows = usable_rows(light_curve, as_of_mjd)
-    searched: list[tuple[Series, list[Series], int]] = []
-    for _, bands in source_series(rows):
-        clean = [without_outliers(series, limits.fractional_error_floor) for series in bands]
-        to_search, to_compare = split_bands(clean)
-        searched += [(series, to_compare, len(to_search)) for series in to_search]
-    long_enough = [item for item in searched if item[0].time_mjd.size >= limits.n_epochs_min]
-    best = screen_series([item[0] for item in long_enough], limits)
+    searched = _to_search(usable_rows(light_curve, as_of_mjd), limits)
+    long_enough = [item for item in searched if item.clean.time_mjd.size >= limits.n_epochs_min]
+    best = screen_series([item.clean for item in long_enough], limits)
+    quiet_below = threshold(1.0, limits.false_alarm_probability_max)
     found: list[_Find] = []
     trials: dict[tuple[int, float, float], float] = {}
-    for (series, bands, n_searched), z in zip(long_enough, best, strict=True):
-        if z >= SCREEN_SIGMA:
-            found += _search(series, bands, n_searched, limits, trials, rng)
-    neighbours = [item[0] for item in searched]
-    records = [_record(find, found, neighbours, limits) for find in _one_per_event(found)]
+    for item, z in zip(long_enough, best, strict=True):
+        if z >= quiet_below:
+            found += _search(item, limits, trials, rng)
+    found = _one_per_event(found)
+    records = [_record(find, found, searched, limits) for find in found]
     table = pl.DataFrame(records, schema=CANDIDATE_SCHEMA, orient="row")
     return _keep_identity(table, previous).sort(["significance", "candidate_id"], descending=[True, False])
 
 
+def _to_search(rows: pl.DataFrame, settings: SearchSettings) -> list[_Searched]:
+    """Every series to search, with the bands it is compared in."""
+    searched = []
+    for bands in source_series(rows):
+        clean_bands = [without_outliers(series, settings.fractional_error_floor) for series in bands]
+        clean, to_compare = split_bands(clean_bands)
+        raw = split_bands(bands)[0]
+        searched += [_Searched(r, c, to_compare, len(clean)) for r, c in zip(raw, clean, strict=True)]
+    return searched
+
+
 def _search(
-    series: Series,
-    bands: list[Series],
-    n_searched: int,
+    item: _Searched,
     settings: SearchSettings,
     trials: dict[tuple[int, float, float], float],
     rng: np.random.Generator,
 ) -> list[_Find]:
     """Dips of one series that noise does not make, strongest first; each is cut out before the next is sought."""
     found: list[_Find] = []
-    remaining = series
-    for _ in range(settings.events_per_source_max):
+    remaining = item.clean
+    for _ in range(_LOOKS_PER_EVENT * settings.events_per_source_max):
         dip = find_dip(remaining, settings)
-        if dip is None or dip.significance < SCREEN_SIGMA:
+        if dip is None:
             break
-        probability = n_searched * false_alarm_probability(dip.significance, _trials(series, settings, trials, rng))
-        if probability > settings.false_alarm_probability_max:
+        n_trials = item.n_searched * _trials(item.clean, settings, trials, rng)
+        probability = false_alarm_probability(dip.significance, n_trials)
+        if probability > settings.false_alarm_probability_max or len(found) == settings.events_per_source_max:
             break
-        found.append(_Find(dip, series, bands, min(probability, 1.0)))
+        if dip.is_credible:
+            found.append(_Find(dip, item, probability))
         remaining = remaining.select(np.abs(remaining.time_mjd - dip.peak_mjd) > 1.5 * dip.fwhm_d)
     return found
 
@@ -157,9 +181,9 @@ def _trials(
 def _one_per_event(found: list[_Find]) -> list[_Find]:
     """Of dips of one source that overlap in time (seen in two bands), the most significant."""
     kept: list[_Find] = []
-    for find in sorted(found, key=lambda f: (-f.dip.significance, f.series.source_id, f.dip.peak_mjd)):
+    for find in sorted(found, key=lambda f: (-f.dip.significance, f.source_id, f.dip.peak_mjd)):
         if not any(
-            other.series.source_id == find.series.source_id
+            other.source_id == find.source_id
             and abs(other.dip.peak_mjd - find.dip.peak_mjd) < 0.5 * (other.dip.fwhm_d + find.dip.fwhm_d)
             for other in kept
         ):
@@ -167,17 +191,24 @@ def _one_per_event(found: list[_Find]) -> list[_Find]:
     return kept
 
 
-def _record(find: _Find, found: list[_Find], neighbours: list[Series], settings: SearchSettings) -> tuple[object, ...]:
+def _record(
+    find: _Find, found: list[_Find], searched: list[_Searched], settings: SearchSettings
+) -> tuple[object, ...]:
     """One row of the table, in the order of ``CANDIDATE_SCHEMA``."""
-    dip, series = find.dip, find.series
+    dip, series, bands = find.dip, find.searched.clean, find.searched.bands
     common_error = float(np.hypot(settings.fractional_error_floor, dip.red_rms))
-    fit = fit_chromaticity(find.bands, dip, series.frequency_hz, common_error)
-    common = common_mode_depth([s for s in neighbours if s.source_id != series.source_id], dip)
-    yearly = recurs_yearly(dip, [f.dip for f in found if f.series.source_id == series.source_id])
+    fit = fit_chromaticity(bands, dip, series.frequency_hz, common_error)
+    own = [f.dip for f in found if f.source_id == find.source_id]
+    neighbours = [item.clean for item in searched if item.clean.source_id != find.source_id]
+    around = Surroundings(
+        *common_mode_depth(neighbours, dip),
+        recurs_yearly(dip, own),
+        *low_points_elsewhere(find.searched.raw, series, own, dip),
+    )
     bank = template_bank()
     alpha = fit.alpha if fit else float(bank.alpha[dip.shape])
     width = fit.lens_width_d if fit else dip.fwhm_d / float(bank.lens_radii_per_fwhm[dip.shape])
-    newest = max(s.time_mjd[-1] for s in [series, *find.bands])
+    newest = max(s.time_mjd[-1] for s in [series, *bands])
     return (
         f"{series.source_id}-{int(dip.peak_mjd // IDENTITY_BIN_D)}",
         series.source_id,
@@ -193,10 +224,10 @@ def _record(find: _Find, found: list[_Find], neighbours: list[Series], settings:
         _or_null(alpha),
         _or_null(width),
         fit.chromaticity if fit else None,
-        judge(dip, fit, common, settings, yearly=yearly),
+        judge(dip, fit, around, settings),
         _MJD_EPOCH + timedelta(seconds=round(float(newest) * 86_400.0)),
         None,
-        _evidence(find, fit, common, yearly=yearly),
+        _evidence(find, fit, around),
     )
 
 
@@ -204,18 +235,17 @@ def _or_null(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _evidence(find: _Find, fit: ChromaticFit | None, common: tuple[float, float], *, yearly: bool) -> str:
+def _evidence(find: _Find, fit: ChromaticFit | None, around: Surroundings) -> str:
     """Snapshot of what the verdict rests on, as JSON without NaN."""
+    series, bands = find.searched.clean, find.searched.bands
     snapshot = {
-        "searched_band": find.series.band,
-        "searched_frequency_hz": find.series.frequency_hz,
-        "quiescent_flux_jy": find.dip.level * find.series.median_jy,
+        "searched_band": series.band,
+        "searched_frequency_hz": series.frequency_hz,
+        "quiescent_flux_jy": find.dip.level * series.median_jy,
         "dip": asdict(find.dip),
         "lens_fit": asdict(fit) if fit else None,
-        "common_mode_depth": common[0],
-        "common_mode_depth_err": common[1],
-        "recurs_yearly": yearly,
-        "points": [_points(s) for s in {s.band: s for s in [find.series, *find.bands]}.values()],
+        "surroundings": asdict(around),
+        "points": [_points(s) for s in {s.band: s for s in [series, *bands]}.values()],
     }
     return json.dumps(_without_nan(snapshot), sort_keys=True)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import leastsq
 
 from contimg_assets.science.constants import SIGMA_TO_FWHM
 from contimg_assets.science.ese.detect import Dip
@@ -30,6 +30,7 @@ from contimg_assets.science.ese.templates import (
     interpolated_gain,
     template_bank,
 )
+from contimg_assets.science.plasma_lens import CAUSTIC_ALPHA
 
 _WINDOW_FWHM = 5.0
 """Points further from the peak than this many FWHM are not fitted: a source's slow changes are none of the event's business."""
@@ -37,7 +38,8 @@ _WINDOW_FWHM = 5.0
 _WINDOW_MIN_D = 15.0
 
 _STRENGTHS = (0.8, 4.0)
-"""Starting points besides the detection's own template; the surface has one valley below and one above the caustic limit."""
+"""Starting points besides the detection's own template, which is on the other side of the caustic limit: there is a valley on
+either side."""
 
 _POINTS_MIN = 12
 """Points in all bands below which nothing is fitted: there are up to nine parameters."""
@@ -164,7 +166,8 @@ def fit_chromaticity(bands: list[Series], dip: Dip, reference_hz: float, common_
         return None
     bank = template_bank()
     own = (float(bank.alpha[dip.shape]), float(bank.source_fwhm[dip.shape]))
-    starts = [_start(a, b, dip) for a, b in (own, *((s, 0.9) for s in _STRENGTHS)) if np.isfinite(a)]
+    other = _STRENGTHS[0] if own[0] > CAUSTIC_ALPHA else _STRENGTHS[1]
+    starts = [_start(a, b, dip) for a, b in (own, (other, 0.9)) if np.isfinite(a)]
     lens, chi2_lens = _best(problem, lambda x: problem.gain(x, chromatic=True), starts)
     same, chi2_same = _best(problem, lambda x: problem.gain(x, chromatic=False), [*starts, lens])
     lens_again, chi2_again = _best(problem, lambda x: problem.gain(x, chromatic=True), [same])
@@ -214,10 +217,11 @@ def _problem(bands: list[Series], dip: Dip, reference_hz: float, common_error: f
 def _best(
     problem: _Problem, gain: Callable[[NDArray[np.float64]], NDArray[np.float64]], starts: list[NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], float]:
-    """Parameters and chi-square of the best of several fits."""
-    fits = [
-        least_squares(lambda x: problem.residuals(gain(x)), start, method="lm", max_nfev=200, xtol=1e-4, ftol=1e-5)
+    """Parameters and chi-square of the best of several fits (MINPACK's Levenberg-Marquardt)."""
+    found = [
+        np.asarray(leastsq(lambda x: problem.residuals(gain(x)), start, maxfev=400, xtol=1e-4, ftol=1e-5)[0])
         for start in starts
     ]
-    best = min(fits, key=lambda fit: float(fit.cost))
-    return np.asarray(best.x, dtype=np.float64), 2.0 * float(best.cost)
+    chi2 = [float(np.sum(problem.residuals(gain(x)) ** 2)) for x in found]
+    best = int(np.argmin(chi2))
+    return found[best], chi2[best]

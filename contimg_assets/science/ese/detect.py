@@ -5,14 +5,14 @@ What belongs here: from one series to one ``Dip``. What does not: what the dip i
 Method. 1. A matched filter with white noise of the quoted errors screens out quiet light curves: it bounds, nearly, the
 significance of anything found later. 2. What is left is searched again against the red noise that fits it best, and the best
 trials of both searches are compared by likelihood, each with its own best noise (``search.likelihood_ratios``). 3. The
-winner is refined in width and time. 4. A flare that fits better, too few low points, or a dip in half of
-the points discard it. The rejected criterion, (extreme - mean) / standard deviation, cannot exceed (n - 1) / sqrt(n) and
+winner is refined in width and time. 4. A flare that fits better discards it, and points that do not look like a dip make it
+incredible. The rejected criterion, (extreme - mean) / standard deviation, cannot exceed (n - 1) / sqrt(n) and
 loses 95 per cent of simulated events.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +24,20 @@ from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import REACH, template_bank
 
-SCREEN_SIGMA = 3.5
-"""Light curves whose best dip is below this against white noise cannot reach a false-alarm probability of a per cent."""
-
 _WIDTH_RATIO = 1.4
 _TRIALS_KEPT = 12
 _STARTS = 3
+_MODELS_REFINED = 5
+_FLARE_MARGIN = 20.0
+"""Flares this much less likely than the best dip before refinement cannot overtake it."""
+
 _STEPS = (-1.0, 0.0, 1.0)
 _REFINEMENTS = (0.15, 0.1, 0.05, 0.025)
 _SMALL_LIGHT_CURVE = 15
 _FLANK_FWHM = 0.75
 _AROUND_MIN = 3
+_BEFORE_MIN = 2
+_HIGH_FRACTION = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Dip:
 
     n_core: int
     """Points within the half-maximum."""
+
+    is_credible: bool
+    """Deep enough and shaped like a dip, not like a glitch or the quiet time before a flare."""
 
 
 def search_widths(time: NDArray[np.float64], settings: SearchSettings) -> NDArray[np.float64]:
@@ -99,7 +105,7 @@ def screen_series(series: list[Series], settings: SearchSettings) -> NDArray[np.
 
 
 def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
-    """The most significant dip of a series, if it is a dip at all; the caller judges its significance.
+    """The most significant dip of a series; the caller judges its significance.
 
     Parameters
     ----------
@@ -111,8 +117,7 @@ def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
     Returns
     -------
     Dip or None
-        None if a flare explains the data better, if no trial improves on noise, or if the dip is too shallow, lies in too
-        few points or in one point only.
+        None if a flare explains the data better or no trial improves on noise.
     """
     if series.time_mjd.size < settings.n_epochs_min:
         return None
@@ -126,19 +131,34 @@ def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
     bank = template_bank()
     events = _compare(series, error, models, trials)
     dips, flares = events[0, :, : bank.n_dips], events[0, :, bank.n_dips :]
-    if not np.isfinite(dips.max()) or flares.max() >= dips.max():
+    if not np.isfinite(dips.max()):
         return None
-    suitable = np.unique(np.append(0, events[4, :, : bank.n_dips][dips > dips.max() - 5.0]).astype(int))
-    refined = _refine(series, error, models[suitable], trials[np.argsort(-dips.max(axis=1))[:_STARTS]])
-    events = _compare(series, error, models, refined)[:, :, : bank.n_dips]
-    start, shape = np.unravel_index(int(np.argmax(events[0])), events[0].shape)
+    suitable = models[_best_models(events)]
+    starts = trials[np.argsort(-dips.max(axis=1), kind="stable")[:_STARTS]]
+    refined = _refine(series, error, suitable, starts, slice(bank.n_dips))
+    if flares.max() > dips.max() - _FLARE_MARGIN:
+        flare = trials[np.argmax(flares.max(axis=1))][None]
+        refined = np.concatenate([refined, _refine(series, error, suitable, flare, slice(bank.n_dips, None))])
+    events = _compare(series, error, models, refined)
+    if events[0, :, bank.n_dips :].max() >= events[0, :, : bank.n_dips].max():
+        return None
+    start, shape = np.unravel_index(int(np.argmax(events[0, :, : bank.n_dips])), (len(events[0]), bank.n_dips))
     width, peak = refined[start]
     dip = _describe(null, events[:, start, shape], models, float(width), float(peak), int(shape), series)
-    return dip if _is_dip(dip, series, n_core_min, settings) else None
+    return replace(dip, is_credible=_is_credible(dip, series, error, n_core_min, settings))
+
+
+def _best_models(events: NDArray[np.float64]) -> NDArray[np.int64]:
+    """White noise and the noise models of the best trials, the best first."""
+    order = np.argsort(-events[0], axis=None, kind="stable")
+    chosen = events[4].ravel()[order[np.isfinite(events[0].ravel()[order])]].astype(np.int64)
+    _, first = np.unique(chosen, return_index=True)
+    best = chosen[np.sort(first)][:_MODELS_REFINED]
+    return np.unique(np.append(0, best))
 
 
 def _refine(
-    series: Series, error: NDArray[np.float64], models: NDArray[np.float64], starts: NDArray[np.float64]
+    series: Series, error: NDArray[np.float64], models: NDArray[np.float64], starts: NDArray[np.float64], shapes: slice
 ) -> NDArray[np.float64]:
     """Better (FWHM, peak time) for each start, by a search in ever smaller steps around it."""
     refined = starts.copy()
@@ -146,7 +166,7 @@ def _refine(
         for step in _REFINEMENTS:
             width, peak = refined[k]
             near = np.array([(width * np.exp(a * step), peak + b * step * width) for a in _STEPS for b in _STEPS])
-            refined[k] = near[np.argmax(_compare(series, error, models, near)[0, :, : template_bank().n_dips].max(axis=1))]
+            refined[k] = near[np.argmax(_compare(series, error, models, near)[0, :, shapes].max(axis=1))]
     return refined
 
 
@@ -202,26 +222,32 @@ def _describe(
         error_scale=float(scale),
         likelihood_ratio=float(ratio),
         n_core=int(np.sum(np.abs(series.time_mjd - peak) <= 0.5 * width)),
+        is_credible=False,
     )
 
 
-def _is_dip(dip: Dip, series: Series, n_core_min: int, settings: SearchSettings) -> bool:
-    """Deep enough, in enough points (two of them low themselves) but not in half of them, and below its surroundings.
+def _is_credible(
+    dip: Dip, series: Series, error: NDArray[np.float64], n_core_min: int, settings: SearchSettings
+) -> bool:
+    """Whether the points themselves, without any model of noise, show a dip.
 
-    The last tells a dip from the quiet flux density before a flare: four fifths of the points around it have to lie above
-    its half-depth.
+    Deep enough; in enough points, nearly all of them low (a glitch is not), but not in half of the light curve; seen to
+    begin; and below its surroundings: four fifths of the points around it lie above its half-depth, which tells it from
+    the quiet time before or after a flare.
     """
-    away = np.abs(series.time_mjd - dip.peak_mjd) / dip.fwhm_d
-    core = series.value[away <= 0.5]
-    around = series.value[(away > _FLANK_FWHM) & (away < REACH)]
+    away = (series.time_mjd - dip.peak_mjd) / dip.fwhm_d
+    is_core = np.abs(away) <= 0.5
+    core = series.value[is_core]
+    around = series.value[(np.abs(away) > _FLANK_FWHM) & (np.abs(away) < REACH)]
     half_depth = dip.level * (1.0 - 0.5 * dip.depth)
+    n_high = int(np.sum(core - error[is_core] > dip.level * (1.0 - dip.depth / 3.0)))
     return (
         dip.depth >= settings.depth_min
-        and dip.n_core >= n_core_min
-        and int(np.sum(core < dip.level * (1.0 - dip.depth / 3.0))) >= 2
-        and 2 * dip.n_core <= series.time_mjd.size
+        and n_core_min <= dip.n_core <= series.time_mjd.size // 2
+        and core.size - n_high >= 2
+        and n_high <= _HIGH_FRACTION * core.size
+        and int(np.sum(away < -0.5)) >= _BEFORE_MIN
         and around.size >= _AROUND_MIN
-        and float(np.quantile(around, 0.2)) > half_depth
-        and float(np.median(core)) < half_depth
+        and float(np.quantile(around, 0.2)) > half_depth > float(np.median(core))
         and float(np.median(around)) < dip.level * (1.0 + 0.5 * dip.depth)
     )

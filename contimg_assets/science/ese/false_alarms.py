@@ -29,7 +29,7 @@ _CLEAR_EVIDENCE = 10.0
 """Twice the gain in log-likelihood from which the noise is certainly not as quoted."""
 
 _WORK = 1.5e6
-_SIMULATIONS = (24, 200)
+_SIMULATIONS = (8, 200)
 """Template samples to spend on one sampling, and the fewest and most light curves to simulate."""
 
 
@@ -73,8 +73,14 @@ def false_alarm_probability(z: float, trials: float) -> float:
 
 
 def threshold(trials: float, probability: float) -> float:
-    """Significance at which the false-alarm probability falls to ``probability``."""
+    """Significance at which the false-alarm probability falls to ``probability``.
+
+    Examples
+    --------
+    >>> round(threshold(10.0, 1e-3), 2)
+    4.58
+    """
     z = 4.0
-    for _ in range(30):
+    for _ in range(50):
         z = math.sqrt(2.0 * math.log(max(trials * z / -math.log1p(-probability), math.e)))
     return z

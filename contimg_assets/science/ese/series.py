@@ -9,7 +9,6 @@ chromaticity. Without it, bands within a factor 1.5 in frequency are averaged ep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numba
@@ -86,29 +85,23 @@ def usable_rows(light_curve: pl.DataFrame, as_of_mjd: float) -> pl.DataFrame:
     )
 
 
-def source_series(rows: pl.DataFrame) -> Iterator[tuple[str, list[Series]]]:
+def source_series(rows: pl.DataFrame) -> list[list[Series]]:
     """The series of each source, from rows of ``usable_rows``; those with a median flux density below zero are left out."""
-    if rows.is_empty():
-        return
-    change = rows.select(
-        (pl.col("source_id").ne_missing(pl.col("source_id").shift()) | pl.col("band").ne_missing(pl.col("band").shift()))
-    ).to_series()
-    starts = np.append(np.flatnonzero(change.to_numpy()), rows.height)
-    columns = {name: rows[name].to_numpy() for name in ("mjd", "flux_jy", "flux_err_jy", "flux_sys_err_jy")}
-    heads = rows[starts[:-1].tolist()].select("source_id", "band").rows()
-    frequencies = rows["frequency_hz"].fill_null(np.nan).to_numpy()
-    current, found = heads[0][0], list[Series]()
-    for (source_id, band), a, b in zip(heads, starts[:-1], starts[1:], strict=True):
-        if source_id != current:
-            yield current, found
-            current, found = source_id, []
-        flux = columns["flux_jy"][a:b]
-        median = float(np.median(flux))
+    groups = rows.group_by("source_id", "band", maintain_order=True).agg(
+        pl.len().alias("n"), pl.col("flux_jy").median(), pl.col("frequency_hz").median()
+    )
+    flux, time = rows["flux_jy"].to_numpy(), rows["mjd"].to_numpy()
+    error = np.hypot(rows["flux_err_jy"].to_numpy(), rows["flux_sys_err_jy"].to_numpy())
+    found: dict[str, list[Series]] = {}
+    end = 0
+    for source_id, band, n, median, frequency in groups.iter_rows():
+        start, end = end, end + n
         if median > 0.0:
-            error = np.hypot(columns["flux_err_jy"][a:b], columns["flux_sys_err_jy"][a:b])
-            frequency = float(np.median(frequencies[a:b]))
-            found.append(Series(source_id, band, frequency, columns["mjd"][a:b], flux / median, error / median, median))
-    yield current, found
+            part = slice(start, end)
+            known = float("nan") if frequency is None else frequency
+            series = Series(source_id, band, known, time[part], flux[part] / median, error[part] / median, median)
+            found.setdefault(source_id, []).append(series)
+    return list(found.values())
 
 
 def split_bands(bands: list[Series]) -> tuple[list[Series], list[Series]]:

@@ -2,13 +2,15 @@
 
 What belongs here: the rules. What does not: the measurements they rest on.
 
-In this order: a dip that the other sources show too is ours (``systematic``); a dip that barely stands out of the red noise
-beside it is ``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
+In this order: a dip that the other sources show too, that comes back every year, or that is one of many glitches is ours
+(``systematic``); a dip that is one of many, or barely stands out of the red noise beside it, is ``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
 ``achromatic`` (a U shape alone proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to tell,
 there is no verdict.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ _NEIGHBOURS_MIN = 5
 _RED_NOISE_MARGIN = 3.0
 """A dip shallower than this many times the rms of the red noise is one of its excursions."""
 
+_LOW_ELSEWHERE_MIN = 3
 _YEAR_D = 365.25
 _YEAR_TOLERANCE_D = 6.0
 
@@ -72,14 +75,33 @@ def recurs_yearly(dip: Dip, others: list[Dip]) -> bool:
     return False
 
 
-def judge(
-    dip: Dip,
-    fit: ChromaticFit | None,
-    common_mode: tuple[float, float],
-    settings: SearchSettings,
-    *,
-    yearly: bool = False,
-) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known about a dip besides its own points."""
+
+    common_mode_depth: float
+    """Median depth of the other sources at the same time; NaN if there are too few."""
+
+    common_mode_depth_err: float
+    recurs_yearly: bool
+    n_low_elsewhere: int
+    """Points of the same source below the half-depth at other times, glitches included, other candidates excluded."""
+
+    n_glitches_elsewhere: int
+    """Those of them that are isolated glitches."""
+
+
+def low_points_elsewhere(raw: Series, clean: Series, dips: list[Dip], dip: Dip) -> tuple[int, int]:
+    """Points below the half-depth outside all candidates, and how many of them were left out as glitches."""
+    half_depth = dip.level * (1.0 - 0.5 * dip.depth)
+    elsewhere = raw.value < half_depth
+    for other in dips:
+        elsewhere &= np.abs(raw.time_mjd - other.peak_mjd) > 1.5 * other.fwhm_d
+    low = raw.time_mjd[elsewhere]
+    return int(low.size), int(np.sum(~np.isin(low, clean.time_mjd)))
+
+
+def judge(dip: Dip, fit: ChromaticFit | None, around: Surroundings, settings: SearchSettings) -> str | None:
     """Name a dip.
 
     Parameters
@@ -88,23 +110,22 @@ def judge(
         The event.
     fit : ChromaticFit or None
         Comparison of the bands, if there are any.
-    common_mode : tuple of float
-        Result of ``common_mode_depth``.
+    around : Surroundings
+        The other sources and the other times.
     settings : SearchSettings
         ``chromaticity_min`` applies, to both sides.
-    yearly : bool
-        Result of ``recurs_yearly``.
 
     Returns
     -------
     str or None
         ``systematic``, ``scintillation``, ``ese``, ``achromatic``, or None where the bands do not decide.
     """
-    common, common_err = common_mode
+    common, common_err = around.common_mode_depth, around.common_mode_depth_err
     shared = bool(np.isfinite(common) and common > COMMON_MODE_FRACTION * dip.depth and common > 3.0 * common_err)
-    if shared or yearly:
+    one_of_many = around.n_low_elsewhere >= max(dip.n_core, _LOW_ELSEWHERE_MIN)
+    if shared or around.recurs_yearly or (one_of_many and 2 * around.n_glitches_elsewhere >= around.n_low_elsewhere):
         return "systematic"
-    if dip.depth < _RED_NOISE_MARGIN * dip.red_rms:
+    if one_of_many or dip.depth < _RED_NOISE_MARGIN * dip.red_rms:
         return "scintillation"
     if fit is None or abs(fit.chromaticity) < settings.chromaticity_min:
         return None

@@ -12,6 +12,7 @@ read once and not copied.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -42,14 +43,14 @@ class BandVisibilities:
 def channel_groups(
     frequency_hz: NDArray[np.float64], channel_width_hz: float, n_bands: int, factor: int
 ) -> list[NDArray[np.int64]]:
-    """Channels to average, per band: group g of a band is channels starts[g] to starts[g + 1] - 1, never across a gap."""
+    """Channels to average, per band: group g is channels starts[g] to starts[g + 1] - 1, never across a gap."""
     n_chan = frequency_hz.size
     edges = np.round(np.linspace(0, n_chan, min(n_bands, n_chan) + 1)).astype(np.int64)
     gaps = np.flatnonzero(np.diff(frequency_hz) > 1.5 * channel_width_hz) + 1
     groups = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         runs = np.concatenate([[first], gaps[(gaps > first) & (gaps < last)], [last]])
-        starts = [np.arange(a, b, factor) for a, b in zip(runs[:-1], runs[1:], strict=True)]
+        starts = [np.arange(a, b, factor) for a, b in pairwise(runs)]
         groups.append(np.concatenate([*starts, [last]]).astype(np.int64))
     return groups
 

@@ -11,11 +11,11 @@ the flux densities. The minor cycle keeps only the pixels in play, but subtracts
 function on them rather than a patch: snapshots have high sidelobes far out. It goes down to a fraction of its first
 peak. The major cycles end when the peak inside the mask has reached the noise and no new pixel is
 significant, when cycles or components run out, or when the residual grows instead of shrinking (then the
-last cycle is taken back). Multi-scale CLEAN was rejected: at the telescope's half arcminute nearly every source is a point.
+last cycle is taken back). Multi-scale CLEAN was rejected: at the telescope's half arcminute nearly every source is
+a point.
 """
 
 from __future__ import annotations
-
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ from contimg_assets.science.imaging.thermal import noise_scale
 
 _ACTIVE_FRACTION = 0.3
 """Pixels of the mask above this fraction of the minor cycle's limit take part in it."""
+_MASK_RADIUS_BEAMS = 1.0
+"""Radius of the disc that a significant pixel adds to the mask, in beams."""
 _GROWTH_TOLERANCE = 1.2
 """A peak may exceed the lowest one before by this factor before CLEAN counts as diverging."""
 _SIDELOBE_SAFETY = 1.2
@@ -63,16 +65,11 @@ class CleanState:
     """True if the last cycle was taken back because the residual grew."""
 
     def joint(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weighted mean of band images: the image of the full band."""
-        return joint_image(images, self.band_weights)
-
-
-def joint_image(images: NDArray[np.float32], band_weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Weighted mean of band images, shape (n_y, n_x)."""
-    total = np.zeros(images.shape[1:], dtype=np.float32)
-    for image, weight in zip(images, band_weights, strict=True):
-        total += np.float32(weight) * image
-    return total
+        """Weighted mean of band images: the image of the full band, shape (n_y, n_x)."""
+        total = np.zeros(images.shape[1:], dtype=np.float32)
+        for image, weight in zip(images, self.band_weights, strict=True):
+            total += np.float32(weight) * image
+        return total
 
 
 @numba.njit(cache=True, nogil=True)
@@ -105,8 +102,9 @@ def _minor_cycle(
                         values[k, b] -= flux[b] * psf[dy, dx, b]
             for b in range(n_band):
                 total += band_weights[b] * values[k, b]
-            if abs(total) > peak:
-                peak, at = abs(total), k
+            magnitude = float(abs(total))
+            if magnitude > peak:
+                peak, at = magnitude, k
         if at < 0 or peak <= limit or iteration == max_iterations or peak > _GROWTH_TOLERANCE * lowest:
             return components, iteration
         lowest = min(lowest, peak)
@@ -177,7 +175,7 @@ def deconvolve(
         rms = estimate_noise(joint, box_pixels=settings.noise_box_beams * beam_pixels).rms
         stop = settings.stop_sigma * float(np.median(rms[::16, ::16]))
         floor = _SIDELOBE_SAFETY * sidelobes * float(np.abs(joint).max())
-        grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, 0.7 * beam_pixels)
+        grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, _MASK_RADIUS_BEAMS * beam_pixels)
         peak = float(np.abs(joint[state.mask]).max(initial=0.0))
         if grown == 0 and peak < _DONE_FACTOR * stop:
             break

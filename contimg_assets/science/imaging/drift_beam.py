@@ -1,7 +1,7 @@
 """The power pattern of the dishes averaged over a drift scan.
 
-What belongs here: which way the dishes pointed and for how much of the weight, the averaged pattern on a pixel grid, and
-how far it reaches. The pattern of one dish is ``science.primary_beam``.
+What belongs here: which way the dishes pointed and for how much of the weight, the averaged pattern on a pixel grid,
+and how far it reaches. The pattern of one dish is ``science.primary_beam``.
 
 The apparent flux density of a source in an image of a drift scan is S times the mean over the integrations of
 the power pattern at that instant (weights as in the image). The pattern is smooth, so it is computed exactly

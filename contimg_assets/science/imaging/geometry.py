@@ -6,11 +6,11 @@ and the primary beam. Gridding itself is in ``gridding``.
 The projection is SIN, in general slanted. For a short observation with a flat array, w = a u + b v to good accuracy,
 so that u l + v m + w (n - 1) = u l' + v m' with l' = l + a (n - 1), m' = m + b (n - 1): a plain two-dimensional Fourier
 transform, exact in the coordinates (l', m'), which are FITS' SIN projection with PV2_1 = -a, PV2_2 = -b (Calabretta &
-Greisen 2002, section 5.1.5; Perley 1999, "Imaging with non-coplanar arrays"). The sources then have the same point-spread
-function everywhere, and gridding costs one Fourier transform instead of one per w plane. What is left over, the bend
-w - a u - b v, loses a predictable amplitude at the edge of the field; where that exceeds the limit (longer observations)
-the gridder treats the bend as w. Where the bend is large (long tracks, curved arrays) the projection stays
-plain, a = b = 0, and the gridder treats the whole of w.
+Greisen 2002, section 5.1.5; Perley 1999, "Imaging with non-coplanar arrays"). The sources then have the same
+point-spread function everywhere, and gridding costs one Fourier transform instead of one per w plane. What is left
+over, the bend w - a u - b v, loses a predictable amplitude at the edge of the field; where that exceeds the limit
+(longer observations) the gridder treats the bend as w. Where the bend is large (long tracks, curved arrays) the
+projection stays plain, a = b = 0, and the gridder treats the whole of w.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ class UvSurvey:
     """Weighted rms of w - a u - b v in wavelengths."""
 
 
-def survey_uv(
-    uvw_m: NDArray[np.float64], frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]
-) -> UvSurvey:
+def survey_uv(uvw_m: NDArray[np.float64], frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]) -> UvSurvey:
     """Weighted moments of the uv coverage.
 
     Parameters
@@ -171,7 +169,16 @@ def choose_projection(survey: UvSurvey, edge_rad: float, loss_limit: float) -> t
 def beam_patch(survey: UvSurvey, ra_deg: float, dec_deg: float) -> ImageGeometry:
     """A small fine grid around the phase centre on which the main lobe of the beam can be fitted."""
     cell_rad = float(np.deg2rad(survey.beam_arcsec / 3600.0)) / _PATCH_CELLS_PER_BEAM
-    return ImageGeometry(_PATCH_PIXELS, _PATCH_PIXELS, cell_rad, 0.0, 0.0, False, ra_deg, dec_deg)
+    return ImageGeometry(
+        n_x=_PATCH_PIXELS,
+        n_y=_PATCH_PIXELS,
+        cell_rad=cell_rad,
+        slant_u=0.0,
+        slant_v=0.0,
+        needs_w=False,
+        phase_centre_ra_deg=ra_deg,
+        phase_centre_dec_deg=dec_deg,
+    )
 
 
 def choose_cell_rad(survey: UvSurvey, beam_minor_arcsec: float) -> float:

@@ -1,6 +1,7 @@
 """Between visibilities and images: the w-gridder of ducc0 in our conventions.
 
-What belongs here: sign, axis order and normalisation. What the pixels mean is in ``geometry``, weights in ``weighting``.
+What belongs here: sign, axis order and normalisation. What the pixels mean is in ``geometry``, weights are in
+``weighting``.
 
 Our convention (``science.visibilities``) is V = S exp(+2 pi i (u l + v m + w (n - 1))) and images ``[y, x]`` with x
 towards decreasing l. ducc0 computes V = sum I exp(-2 pi i (u x + v y - w (n - 1))) for an array [x, y]. Handing it the
@@ -63,9 +64,7 @@ class Gridder:
         dirty /= np.float32(weights.sum(dtype=np.float64))
         return dirty
 
-    def visibilities(
-        self, model: NDArray[np.float32], frequency_hz: NDArray[np.float64]
-    ) -> NDArray[np.complex64]:
+    def visibilities(self, model: NDArray[np.float32], frequency_hz: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Visibilities of a model image in Jy/pixel, shape (n_row, n_chan)."""
         vis: NDArray[np.complex64] = _wgridder.dirty2vis(
             uvw=self._uvw_m, freq=frequency_hz, dirty=model, **self._options

@@ -62,7 +62,7 @@ def _clipped_statistics(sample: NDArray[np.float32]) -> tuple[float, float]:
         if survivors.size == kept.size:
             break
         kept = survivors
-    return centre, sigma
+    return float(centre), float(sigma)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)

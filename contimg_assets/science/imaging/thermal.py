@@ -43,9 +43,9 @@ def radiometer_rms_jy(
 
     Examples
     --------
-    >>> round(1e3 * radiometer_rms_jy(
-    ...     5800, n_antennas=96, n_polarisations=2, bandwidth_hz=187.5e6, duration_s=309, efficiency=0.7), 3)
-    0.255
+    >>> rms_jy = radiometer_rms_jy(5800, n_antennas=96, n_polarisations=2, bandwidth_hz=187.5e6, duration_s=309)
+    >>> round(1e3 * rms_jy, 3)
+    0.178
     """
     samples = n_antennas * (n_antennas - 1) * n_polarisations * bandwidth_hz * duration_s
     return float(sefd_jy / (efficiency * np.sqrt(samples)))

@@ -20,7 +20,6 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from contimg_assets.science.errors import DataError
 from contimg_assets.science.images import SkyImage
 from contimg_assets.science.photometry import flags as bits
 from contimg_assets.science.photometry.blends import Deblended, Pairs, find_pairs, solve_blends
@@ -35,7 +34,7 @@ from contimg_assets.science.photometry.kernels import (
     filter_sources,
     residual_chi2,
 )
-from contimg_assets.science.photometry.pixel_grid import pixel_beam, pixel_positions
+from contimg_assets.science.photometry.pixel_grid import matching_map, pixel_beam, pixel_positions
 
 _SAME_SOURCE_BEAMS = 0.1
 """A neighbour this close to a target is the target's own entry in the other list."""
@@ -138,8 +137,10 @@ def measure_forced(  # noqa: PLR0913 - maps, positions and neighbours belong to 
     settings = settings or PhotometrySettings()
     maps = _Maps(
         data=np.require(image.data, np.float32, ["C", "A", "W"]),
-        rms=_same_shape(image, rms, "rms"),
-        background=np.zeros((0, 0), np.float32) if background is None else _same_shape(image, background, "background"),
+        rms=matching_map(image, rms, "rms"),
+        background=np.zeros((0, 0), np.float32)
+        if background is None
+        else matching_map(image, background, "background"),
     )
     index, x, y = pixel_positions(image, ra_deg, dec_deg)
     n_targets = index.size
@@ -245,15 +246,3 @@ def _with_neighbours(
     distance, _ = cKDTree(bank.beam.in_beams(x, y)).query(bank.beam.in_beams(x_other, y_other))
     new = distance > _SAME_SOURCE_BEAMS
     return np.concatenate([x, x_other[new]]), np.concatenate([y, y_other[new]])
-
-
-def _same_shape(image: SkyImage, values: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
-    if values.shape != image.data.shape:
-        raise DataError(
-            f"image {image.name}: the {kind} map does not belong to it",
-            got=f"shape {values.shape}",
-            expected=f"shape {image.data.shape}",
-            remedy=f"Give the {kind} map made from this image.",
-            reason_code="maps_disagree",
-        )
-    return np.require(values, np.float32, ["C", "A", "W"])

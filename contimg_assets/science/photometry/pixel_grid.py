@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SIGMA_TO_FWHM
 from contimg_assets.science.coordinates import unit_vectors
+from contimg_assets.science.errors import DataError
 from contimg_assets.science.images import SkyImage
 
 _STEP_ARCSEC = 1.0
@@ -143,3 +144,29 @@ def _near_image(image: SkyImage, ra_deg: NDArray[np.float64], dec_deg: NDArray[n
     # A corner beyond the horizon of the projection has no direction: then take the whole near hemisphere.
     nearest = np.min(outline[1:] @ outline[0]) if np.all(np.isfinite(outline)) else 0.0
     return np.asarray(finite & (towards >= min(nearest - 1e-6, 1.0 - 1e-6)), dtype=np.bool_)
+
+
+def matching_map(image: SkyImage, values: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
+    """A map of the image's shape, native and contiguous as the kernels want it.
+
+    Parameters
+    ----------
+    image : SkyImage
+    values : array of float, shape (n_y, n_x)
+    kind : str
+        What the map is ("rms"), for the message.
+
+    Raises
+    ------
+    DataError
+        When the shapes differ.
+    """
+    if values.shape != image.data.shape:
+        raise DataError(
+            f"image {image.name}: the {kind} map does not belong to it",
+            got=f"shape {values.shape}",
+            expected=f"shape {image.data.shape}",
+            remedy=f"Give the {kind} map made from this image.",
+            reason_code="maps_disagree",
+        )
+    return np.require(values, np.float32, ["C", "A", "W"])

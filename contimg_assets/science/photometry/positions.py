@@ -9,6 +9,8 @@ once. The shape is known, so three steps suffice from anywhere within half a bea
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -28,7 +30,8 @@ COLUMNS = {
     "ra_deg": pl.Float64,
     "dec_deg": pl.Float64,
     "peak_flux_jy_beam": pl.Float64,
-    "position_err_arcsec": pl.Float64,
+    "ra_err_arcsec": pl.Float64,
+    "dec_err_arcsec": pl.Float64,
 }
 """Columns of ``fit_positions``."""
 
@@ -57,9 +60,9 @@ def fit_positions(
     Returns
     -------
     polars.DataFrame
-        ``COLUMNS``: row of the input, fitted ICRS position, fitted peak, and the error per coordinate, beam FWHM over
-        2.35 times the signal-to-noise (Condon 1997, noise correlated by the beam). Sources that are faint, at the
-        edge, near blank pixels or whose fit moved by more than half a beam are left out.
+        ``COLUMNS``: row of the input, fitted ICRS position, fitted peak, errors on the sky (both in arcsec east and
+        north) for noise correlated by the beam. Sources that are faint, at the edge, near blank pixels or whose
+        fit moved by more than half a beam are left out.
     """
     beam = pixel_beam(image)
     source, x_start, y_start = pixel_positions(image, ra_deg, dec_deg)
@@ -80,14 +83,16 @@ def fit_positions(
     moved = np.linalg.norm(end - start, axis=1)
     good = np.isfinite(peak) & (peak >= min_snr * local_rms) & (local_rms > 0) & (moved <= _MAX_SHIFT_BEAMS)
     ra, dec = sky_positions(image, x[good], y[good])
-    width_arcsec = np.sqrt(image.beam_major_arcsec * image.beam_minor_arcsec)
+    ra_unit_err, dec_unit_err = _unit_errors_arcsec(beam, offset_x, offset_y)
+    noise_over_peak = local_rms[good] / peak[good]
     return pl.DataFrame(
         {
             "source_index": source[good],
             "ra_deg": ra,
             "dec_deg": dec,
             "peak_flux_jy_beam": peak[good],
-            "position_err_arcsec": width_arcsec / 2.355 * local_rms[good] / peak[good],
+            "ra_err_arcsec": ra_unit_err * noise_over_peak,
+            "dec_err_arcsec": dec_unit_err * noise_over_peak,
         },
         schema=COLUMNS,
     )
@@ -102,18 +107,32 @@ def _fit(
     y: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Amplitude and position of the beam on every stamp, NaN where the pixels are."""
-    p = beam.precision
     limit = min(beam.fwhm_pixels) / 2
     peak = np.full(x.shape, np.nan)
     for _ in range(_STEPS):
-        dx, dy = pixel_x - x[:, None], pixel_y - y[:, None]
-        shape = np.exp(-0.5 * (p[0, 0] * dx * dx + 2 * p[0, 1] * dx * dy + p[1, 1] * dy * dy))
-        slope_x, slope_y = shape * (p[0, 0] * dx + p[0, 1] * dy), shape * (p[0, 1] * dx + p[1, 1] * dy)
-        # Linear in (amplitude, amplitude * shift): the start needs no amplitude.
-        design = np.stack([shape, slope_x, slope_y], axis=-1)
+        design = _design(beam, pixel_x - x[:, None], pixel_y - y[:, None])
         normal = np.einsum("npa,npb->nab", design, design)
         solution = np.linalg.solve(normal, np.einsum("npa,np->na", design, values)[..., None])[..., 0]
         peak = np.where(solution[:, 0] > 0, solution[:, 0], np.nan)
         x = x + np.clip(solution[:, 1] / peak, -limit, limit)
         y = y + np.clip(solution[:, 2] / peak, -limit, limit)
     return peak, x, y
+
+
+def _design(beam: PixelBeam, dx: NDArray[Any], dy: NDArray[Any]) -> NDArray[np.float64]:
+    """Beam and its derivatives, shape (..., n_pixels, 3): linear in (peak, peak * shift x, peak * shift y)."""
+    p = beam.precision
+    shape = np.exp(-0.5 * (p[0, 0] * dx * dx + 2 * p[0, 1] * dx * dy + p[1, 1] * dy * dy))
+    slope_x, slope_y = shape * (p[0, 0] * dx + p[0, 1] * dy), shape * (p[0, 1] * dx + p[1, 1] * dy)
+    return np.asarray(np.stack([shape, slope_x, slope_y], axis=-1), dtype=np.float64)
+
+
+def _unit_errors_arcsec(beam: PixelBeam, dx: NDArray[np.int64], dy: NDArray[np.int64]) -> tuple[float, float]:
+    """Errors (east, north) of a fit whose peak is as high as the rms of noise correlated by the beam."""
+    design = _design(beam, dx, dy)
+    correlation = _design(beam, dx[:, None] - dx, dy[:, None] - dy)[..., 0]
+    estimator = np.linalg.solve(design.T @ design, design.T)
+    shift = (estimator @ correlation @ estimator.T)[1:, 1:]
+    to_sky = np.linalg.inv(beam.jacobian)
+    east, north = np.sqrt(np.diag(to_sky @ shift @ to_sky.T))
+    return float(east), float(north)

@@ -159,7 +159,7 @@ def draw_gains(
     slope_rad = np.deg2rad(settings.phase_drift_deg) * now.standard_normal(shape)
     along = np.linspace(-0.5, 0.5, n_time)[:, None, None]
     response = receptor_response(names, settings.dead_antennas)
-    level = {"noise": 0.4, "zero": 0.0}[settings.dead_mode]
+    level = {"noise": 0.25, "zero": 0.0}[settings.dead_mode]
     amplitude = amplitude * np.where(response > 0.0, 1.0, level)
     drift = amplitude * np.exp(1j * (phase_rad + slope_rad * along))
     return Gains(drift, delay_s, ripple, period_hz, ripple_phase_rad, response)

@@ -58,6 +58,15 @@ def transit_mjd(ra_deg: float, after_mjd: float, pointing_dec_deg: float, site_i
     return now_mjd
 
 
+def tile_centre(
+    ra_deg: float, after_mjd: float, pointing_dec_deg: float, site_itrf_m: NDArray[np.float64]
+) -> tuple[float, float]:
+    """ICRS centre of a tile in deg: where the dishes look when its right ascension first transits."""
+    when_mjd = transit_mjd(ra_deg, after_mjd, pointing_dec_deg, site_itrf_m)
+    centre_ra_deg, centre_dec_deg = meridian_icrs(pointing_dec_deg, np.array([when_mjd]), site_itrf_m)
+    return float(centre_ra_deg[0]), float(centre_dec_deg[0])
+
+
 def plan_observations(
     tile_ra_deg: Sequence[float],
     *,

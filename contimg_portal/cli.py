@@ -1,0 +1,39 @@
+"""The ``contimg`` command: gathers the verbs; each lives in a module of its own in ``commands``.
+
+Commands import what is heavy when they run, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from contimg_portal.commands.backfill import backfill
+from contimg_portal.commands.bench import bench
+from contimg_portal.commands.calibrate import calibrate
+from contimg_portal.commands.candidates import app as candidates
+from contimg_portal.commands.catalogue import app as catalogue
+from contimg_portal.commands.convert import convert
+from contimg_portal.commands.doctor import doctor
+from contimg_portal.commands.flag import flag
+from contimg_portal.commands.group import group
+from contimg_portal.commands.image import image
+from contimg_portal.commands.measure import measure
+from contimg_portal.commands.portal import portal
+from contimg_portal.commands.simulate import simulate
+from contimg_portal.commands.variability import variability
+
+app = typer.Typer(
+    name="contimg",
+    help="From the raw output of a radio interferometer to light curves and extreme scattering events.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+for verb in (simulate, group, convert, flag, calibrate, image, measure, variability, backfill, portal, doctor, bench):
+    app.command(name=verb.__name__)(verb)
+app.add_typer(candidates, name="candidates")
+app.add_typer(catalogue, name="catalogue")
+
+
+if __name__ == "__main__":
+    app()

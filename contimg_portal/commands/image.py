@@ -1,0 +1,135 @@
+"""``contimg image``: images of any measurement set, as FITS.
+
+What belongs here: choosing field, channels and calibration, and saying what came out. Imaging is ``science.imaging``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
+
+if TYPE_CHECKING:
+    from contimg_assets.science.imaging.products import ImageSet
+    from contimg_assets.science.visibilities import Visibilities
+
+_CHANNELS = re.compile(r"\d+(~\d+)?(;\d+(~\d+)?)*")
+
+
+def _checked_channels(value: str | None) -> str | None:
+    if value is not None and not _CHANNELS.fullmatch(value):
+        raise typer.BadParameter("give ranges such as 4~6;50~59")
+    return value
+
+
+def image(  # noqa: PLR0917 - one parameter per option of the command line
+    measurement_set: Annotated[Path, typer.Argument(help="Measurement set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the FITS files; replaced if it exists.")],
+    field: Annotated[str | None, typer.Option(help="Name or number of the field; needed if there are several.")] = None,
+    column: Annotated[Literal["DATA", "CORRECTED_DATA"], typer.Option(help="Visibilities to image.")] = "DATA",
+    bandpass: Annotated[Path | None, typer.Option(help="Bandpass table, applied while reading.")] = None,
+    gain: Annotated[Path | None, typer.Option(help="Gain table, applied while reading.")] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Channels, counted from 0 at the lowest frequency: '4~6;50~59'.", callback=_checked_channels),
+    ] = None,
+    bands: Annotated[int, typer.Option(min=1, help="Number of sub-band images; 1 = the full band only.")] = 1,
+    cell: Annotated[float | None, typer.Option(help="Pixel side, arcsec.", show_default="chosen from the data")] = None,
+    pixels: Annotated[
+        int | None, typer.Option(help="Side of the image, pixels.", show_default="covers the primary beam")
+    ] = None,
+    robust: Annotated[float, typer.Option(min=-2, max=2, help="Briggs weighting, -2 uniform to 2 natural.")] = 0.5,
+    iterations: Annotated[int, typer.Option(min=0, help="Limit of CLEAN components; 0 = dirty image.")] = 60_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Image a measurement set: deconvolved image, residual, PSF, noise, background and primary beam, as FITS.
+
+    The images are not corrected for the primary beam; each has its primary beam in a file beside it.
+    """
+    with one_screen_errors():
+        from contimg_assets.science.imaging.imager import make_images
+        from contimg_assets.science.imaging.settings import ImageSettings
+        from contimg_assets.science.visibilities import Visibilities
+        from contimg_resources.fits_images import write_image_set
+        from contimg_resources.measurement_sets import read_measurement_set
+
+        settings = ImageSettings(
+            n_bands=bands, cell_arcsec=cell, n_pixels=pixels, robust=robust, max_iterations=iterations
+        )
+        stderr.print(f"reading {measurement_set}", highlight=False)
+        selected = int(field) if field is not None and field.isdigit() else field
+        vis = Visibilities(**read_measurement_set(measurement_set, field=selected, column=column))
+        vis = _calibrated(vis, bandpass, gain)
+        if channels is not None:
+            vis = _with_channels(vis, channels)
+        stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
+        images = make_images(vis, settings)
+        files = write_image_set(out, images.columns())
+    emit(_summary(images, out, files), as_json=as_json, rows="planes")
+
+
+def _calibrated(vis: Visibilities, bandpass: Path | None, gain: Path | None) -> Visibilities:
+    """Visibilities with the tables that are given applied."""
+    tables = [path for path in (bandpass, gain) if path is not None]
+    if not tables:
+        return vis
+    from contimg_assets.science.calibration.apply import apply_solutions
+    from contimg_assets.science.calibration.solutions import Solutions
+    from contimg_resources.calibration_tables import read_calibration_table
+
+    return apply_solutions(vis, [Solutions(**read_calibration_table(path)) for path in tables])
+
+
+def _with_channels(vis: Visibilities, ranges: str) -> Visibilities:
+    """Visibilities of the channels named by ranges such as ``4~6;50~59``."""
+    import numpy as np
+
+    from contimg_assets.science.errors import DataError
+
+    n_chan = vis.frequency_hz.size
+    chosen = np.zeros(n_chan, dtype=bool)
+    for part in ranges.split(";"):
+        first, _, last = part.partition("~")
+        chosen[int(first) : int(last or first) + 1] = True
+        if int(last or first) >= n_chan or int(last or first) < int(first):
+            raise DataError(
+                f"channels {ranges} of {vis.source_name or vis.field_name}",
+                got=f"{part}",
+                expected=f"ascending ranges within 0~{n_chan - 1}",
+                remedy="Correct --channels.",
+                reason_code="wrong_channels",
+            )
+    return replace(vis, vis=vis.vis[:, chosen], flags=vis.flags[:, chosen], frequency_hz=vis.frequency_hz[chosen])
+
+
+def _summary(images: ImageSet, out: Path, files: list[Path]) -> dict[str, Any]:
+    import numpy as np
+
+    return {
+        "out": out,
+        "n_files": len(files),
+        "n_pixels": list(images.full.restored.shape[::-1]),
+        "cell_arcsec": float(np.abs(images.wcs.wcs.cdelt[1]) * 3600.0),
+        "n_clean_components": images.n_clean_components,
+        "n_major_cycles": images.n_major_cycles,
+        "has_diverged": images.has_diverged,
+        "dynamic_range": images.dynamic_range,
+        "planes": [
+            {
+                "band": plane.name,
+                "frequency_mhz": plane.frequency_hz / 1e6,
+                "major_arcsec": plane.beam.major_arcsec,
+                "minor_arcsec": plane.beam.minor_arcsec,
+                "pa_deg": plane.beam.pa_deg,
+                "rms_jy_beam": plane.rms_jy_beam,
+                "thermal_jy_beam": plane.thermal_rms_jy_beam,
+                "peak_jy_beam": float(np.nanmax(plane.restored)),
+            }
+            for plane in images.planes
+        ],
+    }

@@ -1,0 +1,124 @@
+"""CASA, kept behind one door: the only file that names casatools and casatasks.
+
+What belongs here: starting CASA without a network and running its tasks with errors of ours. What does not: measurement
+sets and calibration tables, which python-casacore reads and writes faster.
+
+CASA is the extra ``casa``: the platform works without it, and it is the reference our own engines are compared with. It
+refuses to start without measures data; the package ``casadata`` has them, named by a site configuration file that
+``CASASITECONFIG`` must point to before the first import (about 7 s). Setting that variable is confined to this file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from contimg_resources.errors import CasaError, ProductMissingError
+
+_SITE_CONFIGURATION = """\
+import casadata
+
+measurespath = casadata.datapath
+datapath = [casadata.datapath]
+measures_auto_update = data_auto_update = False
+telemetry_enabled = crashreporter_enabled = False
+nologfile = True
+log2term = False
+nogui = True
+"""
+_PACKAGES = ("casadata", "casatools", "casatasks")
+
+
+def is_installed() -> bool:
+    """Whether the extra ``casa`` is complete."""
+    return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
+
+
+def demo_uvfits() -> Path:
+    """Real VLA visibilities that come with CASA's data: NGC5921 with 3C286 and 1445+099 at 1.413 GHz."""
+    _require_installed()
+    data_folder = Path(importlib.import_module("casadata").datapath)
+    return next(data_folder.rglob("NGC5921.fits"))
+
+
+def run_task(name: str, **parameters: Any) -> Any:
+    """Run a CASA task, e.g. ``run_task("applycal", vis="x.ms", gaintable=["g.cal"])``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the task in ``casatasks``.
+    **parameters
+        The task's own parameters; paths as text.
+
+    Returns
+    -------
+    object
+        What the task returns.
+
+    Raises
+    ------
+    CasaError
+        If CASA is not installed or the task fails; the message carries CASA's own.
+    """
+    task = getattr(_tasks(), name)
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
+    try:
+        result = task(**plain)
+    # CASA's tasks raise whatever their C++ and Python layers raise; AssertionError is their parameter check.
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+        raise _task_failed(name, str(error)) from error
+    if result is False:
+        raise _task_failed(name, "False")
+    return result
+
+
+def import_uvfits(uvfits: Path, ms_path: Path) -> None:
+    """Make a measurement set of a UVFITS file with CASA's ``importuvfits``."""
+    if not uvfits.is_file():
+        raise ProductMissingError(f"UVFITS file {uvfits} does not exist", remedy="Correct the path.")
+    run_task("importuvfits", fitsfile=uvfits, vis=ms_path)
+    if not (ms_path / "table.dat").is_file():
+        raise _task_failed("importuvfits", f"no table at {ms_path}")
+
+
+@cache
+def _tasks() -> ModuleType:
+    """Import casatasks once, configured to work offline and to leave no log files about."""
+    _require_installed()
+    folder = Path(tempfile.mkdtemp(prefix="contimg-casa-"))
+    site = folder / "casasite.py"
+    site.write_text(f"{_SITE_CONFIGURATION}logfile = {str(folder / 'casa.log')!r}\n", encoding="utf-8")
+    os.environ["CASASITECONFIG"] = str(site)
+    try:
+        return importlib.import_module("casatasks")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise CasaError(
+            "CASA cannot be started", got=str(error), expected="casatasks to be imported",
+            remedy="Install the extra again (pip install 'contimg[casa]') and look at `contimg doctor`.",
+            reason_code="casa_unusable",
+        ) from error  # fmt: skip
+
+
+def _require_installed() -> None:
+    if not is_installed():
+        raise CasaError(
+            "CASA is not installed",
+            got=", ".join(name for name in _PACKAGES if importlib.util.find_spec(name) is None) + " missing",
+            expected="the packages " + ", ".join(_PACKAGES),
+            remedy="Install the extra: pip install 'contimg[casa]'.",
+            reason_code="casa_not_installed",
+        )
+
+
+def _task_failed(name: str, message: str) -> CasaError:
+    return CasaError(
+        f"CASA's task {name} failed", got=message, expected="success",
+        remedy="Look at the parameters and the table it was given.", reason_code="casa_task_failed",
+    )  # fmt: skip

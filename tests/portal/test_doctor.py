@@ -1,0 +1,116 @@
+"""The doctor: what it finds, what it advises, and its exit code."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from contimg_portal import diagnosis
+from contimg_portal.commands.doctor import doctor
+from contimg_resources.products import Products
+from contimg_resources.settings import load_settings
+from contimg_resources.store.connection import Store
+
+
+@pytest.fixture
+def run():
+    """Run the command with arguments."""
+    app = typer.Typer()
+    app.command()(doctor)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def findings(result):
+    """Findings of a run with --json, by name."""
+    return {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+
+
+def test_healthy_installation_passes(run, filled, tmp_path, monkeypatch):
+    """With folders, store and catalogue in place nothing is an error and the details are measured."""
+    catalogue = tmp_path / "catalogue.csv"
+    catalogue.write_text("source_id,ra_deg,dec_deg\na,1,2\nb,3,4\n")
+    monkeypatch.setenv("CONTIMG_CATALOGUE", str(catalogue))
+    result = run("--json")
+    found = findings(result)
+    assert (result.exit_code, json.loads(result.stdout)["errors"]) == (0, 0)
+    assert found["store"]["detail"] == "2 observations, 2 sources, 1 candidates"
+    assert found["catalogue"]["detail"].endswith("2 rows")
+    assert {"python", "settings", "data folder", "disk space", "casatools", "wsclean", "numba cache"} <= set(found)
+
+
+def test_text_output_shows_states(run, filled):
+    """Without --json a person reads a table."""
+    result = run()
+    assert result.exit_code == 0
+    assert "data folder" in result.stdout
+    assert "ok" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "finding", "state", "remedy"),
+    [
+        ("CONTIMG_CATALOGUE", "/absent.parquet", "catalogue", "error", "Correct CONTIMG_CATALOGUE"),
+        ("CONTIMG_ARRAY", "/absent.toml", "telescope", "error", "Correct CONTIMG_ARRAY"),
+        ("CONTIMG_INCOMING", "/dev/null/raw", "incoming folder", "error", "Correct CONTIMG_INCOMING"),
+        ("CONTIMG_MINIMUM_FREE_GB", "1e9", "disk space", "error", "Free space"),
+        ("CONTIMG_INCOMMING", "/data", "CONTIMG_INCOMMING", "warn", "Did you mean CONTIMG_INCOMING?"),
+    ],
+)
+def test_each_problem_is_named_with_its_remedy(run, filled, monkeypatch, name, value, finding, state, remedy):
+    """A wrong setting or place is found under its name; only errors make the exit code 1."""
+    monkeypatch.setenv(name, value)
+    result = run("--json")
+    found = findings(result)[finding]
+    assert found["state"] == state
+    assert remedy in found["remedy"]
+    assert result.exit_code == (1 if state == "error" else 0)
+
+
+def test_missing_store_is_no_error_and_a_damaged_one_is(run, data_folder):
+    """A new installation has no store yet; a store that cannot be opened is to be rebuilt."""
+    assert findings(run("--json"))["store"]["state"] == "warn"
+    Products(data_folder).store_path.write_bytes(b"no database" * 1000)
+    result = run("--json")
+    assert findings(result)["store"]["state"] == "error"
+    assert "contimg store rebuild" in findings(result)["store"]["remedy"]
+    assert result.exit_code == 1
+
+
+def test_unreadable_catalogue_is_found(run, filled, monkeypatch, tmp_path):
+    """A Parquet file that is none is an error that names the file."""
+    path = tmp_path / "catalogue.parquet"
+    path.write_text("not parquet")
+    monkeypatch.setenv("CONTIMG_CATALOGUE", str(path))
+    found = findings(run("--json"))["catalogue"]
+    assert (found["state"], str(path) in found["detail"]) == ("error", True)
+
+
+def test_wrong_setting_is_one_screen(run, data_folder, monkeypatch):
+    """When the settings themselves are wrong the doctor says which, and exits 1."""
+    monkeypatch.setenv("CONTIMG_THREADS", "zero")
+    assert run().exit_code == 1
+
+
+def test_missing_dependency_is_an_error(monkeypatch):
+    """A declared distribution that is not installed is found with the command that installs it."""
+    monkeypatch.setattr(diagnosis, "_required", lambda: ["no-such-distribution", "polars"])
+    found = {finding.name: finding for finding in diagnosis.examine_dependencies()}
+    assert found["no-such-distribution"].state == "error"
+    assert "pip install -c constraints.txt no-such-distribution" in found["no-such-distribution"].remedy
+    assert found["polars"].state == "ok"
+
+
+def test_secrets_are_not_shown(run, filled, monkeypatch):
+    """The token's presence is reported, not the token."""
+    monkeypatch.setenv("CONTIMG_PORTAL_TOKEN", "correct-horse-battery")
+    result = run("--json")
+    assert findings(result)["portal token"]["detail"] == "set"
+    assert "correct-horse" not in result.stdout
+
+
+def test_looking_changes_nothing(run, data_folder):
+    """The doctor creates neither folders nor a store."""
+    run("--json")
+    assert list(data_folder.iterdir()) == []
+    assert not Store(Products(load_settings().data).store_path).path.exists()

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+
+from contimg_assets.science.errors import DataError
+from contimg_assets.science.imaging import clean, restore
+from contimg_assets.science.imaging.imager import make_images
+from contimg_assets.science.imaging.mask import add_positions, grow_mask
+from contimg_assets.science.imaging.settings import ImageSettings
+from tests.science.interferometer import fitted_flux_jy, observe, value_at
+
+
+def gaussian(n, major, minor, pa_deg, x0, y0):
+    """Gaussian of FWHM major x minor pixels, position angle north through east, x towards west."""
+    y, x = np.mgrid[:n, :n]
+    east, north, pa = x0 - x, y - y0, np.deg2rad(pa_deg)
+    along, across = east * np.sin(pa) + north * np.cos(pa), east * np.cos(pa) - north * np.sin(pa)
+    return np.exp(-4.0 * np.log(2.0) * ((along / major) ** 2 + (across / minor) ** 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("pa_deg", [-60.0, 0.0, 25.0, 80.0])
+def test_beam_of_a_gaussian_is_that_gaussian(pa_deg):
+    """The fit of an analytic Gaussian returns its axes and position angle."""
+    beam = restore.fit_restoring_beam(gaussian(128, 7.3, 4.4, pa_deg, 64, 64), cell_arcsec=10.0)
+    assert beam.major_arcsec == pytest.approx(73.0, rel=1e-4)
+    assert beam.minor_arcsec == pytest.approx(44.0, rel=1e-4)
+    assert beam.pa_deg == pytest.approx(pa_deg, abs=0.01)
+
+
+def test_restored_components_are_gaussians_of_unit_peak():
+    """A component of 2 Jy becomes a Gaussian of 2 Jy/beam with the beam's orientation, on top of the residual."""
+    model, residual = np.zeros((128, 128), dtype=np.float32), np.full((128, 128), 0.5, dtype=np.float32)
+    model[50, 70], model[0, 127] = 2.0, -1.0
+    beam = restore.RestoringBeam(73.0, 44.0, 25.0)
+    restored = restore.restore(model, residual, beam, 10.0)
+    expected = 0.5 + 2.0 * gaussian(128, 7.3, 4.4, 25.0, 70, 50) - gaussian(128, 7.3, 4.4, 25.0, 127, 0)
+    np.testing.assert_allclose(restored, expected, atol=2e-6)
+
+
+def test_unresolved_beam_is_an_error():
+    """A point-spread function of one pixel cannot be fitted, and the message says what to do."""
+    psf = np.zeros((64, 64), dtype=np.float32)
+    psf[32, 32] = 1.0
+    with pytest.raises(DataError, match="smaller cell"):
+        restore.fit_restoring_beam(psf, 10.0)
+
+
+def test_mask_grows_around_what_is_significant():
+    """Only pixels above both the local noise and the floor seed discs, and known positions outside are ignored."""
+    residual, rms = np.zeros((40, 40), dtype=np.float32), np.ones((40, 40), dtype=np.float32)
+    residual[10, 10], residual[30, 30], residual[10, 30] = 6.0, 6.0, -9.0
+    rms[30, 30] = 2.0
+    mask = np.zeros((40, 40), dtype=bool)
+    assert grow_mask(mask, residual, rms, 5.0, 1.0, 1.5) == 1
+    assert mask.sum() == 9
+    assert grow_mask(mask, residual, rms, 5.0, 1.0, 1.5) == 0
+    add_positions(mask, np.array([20.2, -5.0, np.nan]), np.array([30.0, 3.0, 1.0]), 0.5)
+    assert mask.sum() == 10
+    assert mask[30, 20]
+
+
+def test_sidelobe_level_ignores_the_main_lobe():
+    """The largest value beyond the given radius counts, whatever its sign."""
+    psf = gaussian(64, 5.0, 5.0, 0.0, 32, 32)
+    psf[10, 50] = -0.3
+    assert clean.sidelobe_level(psf, 8.0) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("offset_cells", [(0.0, 0.0), (0.5, 0.5), (0.25, -0.4)], ids=["centre", "corner", "between"])
+def test_flux_does_not_depend_on_the_place_within_a_pixel(offset_cells):
+    """A bright source between pixels has its flux density times the primary beam to 0.3 %, far from the centre too."""
+    cell_deg = 60.0 / 3600.0
+    east, north = 60 * cell_deg + offset_cells[0] * cell_deg, -42 * cell_deg + offset_cells[1] * cell_deg
+    vis, sky = observe(
+        [(east, north, 5.0, 0.0)], n_antennas=20, n_chan=8, rms_jy=1e-3, rng=np.random.default_rng(3), drifts=False
+    )
+    images = make_images(vis, ImageSettings(n_bands=2, n_threads=1))
+    expected = 5.0 * value_at(images.full.primary_beam, images.wcs, *sky[0])
+    assert fitted_flux_jy(images.full, images.wcs, *sky[0]) == pytest.approx(expected, rel=3e-3)
+    assert images.dynamic_range > 1000
+
+
+def test_fluxes_and_spectra_of_several_sources_are_recovered():
+    """Pulls of many sources over all bands are standard normal: no CLEAN bias, and the bands carry the spectrum."""
+    rng = np.random.default_rng(11)
+    grid = np.stack(np.meshgrid([-1.1, -0.4, 0.3, 1.0], [-0.9, -0.2, 0.5, 1.2]), axis=-1).reshape(-1, 2)
+    places = grid + rng.uniform(-0.2, 0.2, grid.shape)
+    sources = [(*place, flux, -0.8) for place, flux in zip(places, rng.uniform(0.02, 0.4, 16), strict=True)]
+    vis, sky = observe(sources, n_antennas=22, n_chan=16, n_time=10, rms_jy=1e-3, rng=rng)
+    images = make_images(vis, ImageSettings(n_bands=4, n_threads=1), (sky[:, 0], sky[:, 1]))
+    assert [plane.name for plane in images.planes] == ["full", "band0", "band1", "band2", "band3"]
+    assert not images.has_diverged
+    for plane in images.planes:
+        assert plane.rms_jy_beam == pytest.approx(plane.thermal_rms_jy_beam, rel=0.15)
+        flux = np.array([s[2] for s in sources]) * (plane.frequency_hz / 1.4e9) ** -0.8
+        apparent = flux * [value_at(plane.primary_beam, images.wcs, *place) for place in sky]
+        pulls = ([fitted_flux_jy(plane, images.wcs, *place) for place in sky] - apparent) / plane.rms_jy_beam
+        assert abs(pulls.mean()) < 0.5, plane.name
+        assert 0.5 < pulls.std() < 1.4, plane.name
+
+
+def test_mask_from_positions_lets_faint_sources_be_cleaned():
+    """A source below the automatic mask's threshold is deconvolved if its position is given, and not otherwise."""
+    vis, sky = observe(
+        [(0.4, 0.3, 0.004, 0.0)], n_antennas=20, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(5)
+    )
+    settings = ImageSettings(n_bands=1, n_threads=1)
+    assert make_images(vis, settings).full.model.max() == 0.0
+    guided = make_images(vis, settings, (np.append(sky[:, 0], 10.0), np.append(sky[:, 1], -80.0)))
+    assert guided.full.model.sum() > 0.001
+
+
+def test_no_iterations_gives_dirty_images():
+    """Without CLEAN the restored image is the dirty image."""
+    vis, _ = observe([(0.3, 0.3, 1.0, 0.0)], n_antennas=10, n_chan=4)
+    images = make_images(vis, ImageSettings(n_bands=2, max_iterations=0, n_threads=1))
+    np.testing.assert_array_equal(images.full.restored, images.full.dirty)
+    assert images.n_clean_components == 0
+
+
+def test_diverging_cycle_is_taken_back():
+    """With point-spread functions that do not belong to the data, CLEAN stops and returns the model before."""
+    vis, _ = observe([(0.2, 0.1, 1.0, 0.0)], n_antennas=10, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(6))
+    settings = ImageSettings(n_bands=1, n_threads=1)
+
+    class WrongScale:
+        """A gridder whose model visibilities are three times too strong, with the wrong sign."""
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def image(self, *arguments):
+            return self.inner.image(*arguments)
+
+        def visibilities(self, model, frequency_hz):
+            return -3.0 * self.inner.visibilities(model, frequency_hz)
+
+    from contimg_assets.science.imaging import averaging, imager, weighting
+    from contimg_assets.science.imaging.gridding import Gridder
+
+    plan = imager.plan_images(vis, settings)
+    bands = averaging.average_to_stokes_i(vis, n_bands=1, factor=1)
+    weights = weighting.imaging_weights(
+        vis.uvw_m, [bands[0].frequency_hz], [bands[0].weights], robust=0.5, field_rad=plan.field_rad
+    )
+    gridder = WrongScale(Gridder(vis.uvw_m, plan.grid, epsilon=2e-5, n_threads=1))
+    state = clean.start(bands, weights, gridder, (plan.grid.n_y, plan.grid.n_x))
+    dirty = state.residual.copy()
+    clean.deconvolve(bands, weights, gridder, state, settings, 4.5)
+    assert state.has_diverged
+    assert not state.model.any()
+    np.testing.assert_array_equal(state.residual, dirty)
