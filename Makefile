@@ -57,7 +57,7 @@ format: $(TESTING) ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(TESTING) ## side-by-side benchmarks, written to benchmarks/results
-	$(BIN)/contimg bench all
+	@for name in $$($(BIN)/contimg bench list); do $(BIN)/contimg bench "$$name" || exit 1; done
 
 clean: ## remove the environment and caches; data in .contimg stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

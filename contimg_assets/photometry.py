@@ -25,6 +25,7 @@ from contimg_resources.products import require
 from contimg_resources.store.connection import Store
 
 FULL_BAND = "full"
+CATALOGUE_COLUMNS = ("source_id", "flux_jy", "flux_err_jy", "spectral_index", "is_reference")
 MEASURED_COLUMNS = (
     "peak_flux_jy_beam",
     "peak_flux_err_jy_beam",
@@ -223,7 +224,7 @@ def reference_ratios_of(part: pl.DataFrame, catalogue: pl.DataFrame) -> Any:
     from contimg_assets.science.flux_scale import band_flux_jy, reference_ratios
     from contimg_assets.science.photometry.flags import UNRELIABLE
 
-    joined = part.join(catalogue, on="source_id", how="left", maintain_order="left")
+    joined = part.join(catalogue.select(CATALOGUE_COLUMNS), on="source_id", how="left", maintain_order="left")
     frequency_hz = float(part["frequency_hz"][0])
     alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, frequency_hz)
@@ -242,7 +243,8 @@ def ratio_table(measured: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame
     """Full-band fluxes beside those of the catalogue at the same frequency, for the picture."""
     from contimg_assets.science.flux_scale import band_flux_jy
 
-    joined = measured.filter(band=FULL_BAND).join(catalogue, on="source_id", how="left", maintain_order="left")
+    full = measured.filter(band=FULL_BAND)
+    joined = full.join(catalogue.select(CATALOGUE_COLUMNS), on="source_id", how="left", maintain_order="left")
     alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, float(joined["frequency_hz"][0]))
     return joined.select(

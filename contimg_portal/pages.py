@@ -20,6 +20,7 @@ from fastapi.templating import Jinja2Templates
 
 from contimg_portal import formats, plots
 from contimg_portal.api import Limit, Offset, OpenStore, paginate
+from contimg_portal.lens_models import lens_models
 from contimg_resources.store import queries
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -78,7 +79,7 @@ def show_candidate(request: Request, store: OpenStore, candidate_id: str) -> Res
     if found is None:
         raise HTTPException(404, f"There is no candidate {candidate_id}.")
     evidence = json.loads(found["evidence"]) if found["evidence"] else {}
-    models = evidence.get("models") or {}
+    models = lens_models(evidence)
     light_curve = queries.light_curve(store, found["source_id"])
     events = _spans([found])
     figures, panels = {}, {}
@@ -87,7 +88,7 @@ def show_candidate(request: Request, store: OpenStore, candidate_id: str) -> Res
         panels = plots.plot_bands(light_curve, events=events, models=models)
     context = {
         "candidate": found,
-        "evidence": {name: value for name, value in evidence.items() if isinstance(value, (int, float, str))},
+        "evidence": _flatten(evidence),
         "has_fit": bool(models),
         "history": queries.candidate_events(store, candidate_id).to_dicts(),
         "last_point_mjd": _newest(light_curve),
@@ -131,6 +132,17 @@ def show_source(request: Request, store: OpenStore, source_id: str) -> Response:
 def show_docs(request: Request) -> Response:
     """The API's routes, from its OpenAPI description."""
     return render(request, "docs.html", {"paths": request.app.openapi()["paths"]})
+
+
+def _flatten(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Single values of the evidence and of its groups, named for people; tables of points are in the figures."""
+    flat: dict[str, Any] = {}
+    for name, value in evidence.items():
+        group = value if isinstance(value, Mapping) else {"": value}
+        for key, item in group.items():
+            if isinstance(item, (bool, int, float, str)):
+                flat[f"{name} {key}".strip().replace("_", " ")] = item
+    return flat
 
 
 def _newest(light_curve: pl.DataFrame) -> float | None:

@@ -71,8 +71,11 @@ def write_subtables(main: Any, columns: Mapping[str, Any], ms_path: Path | None)
     main.putkeyword("MSName", ms_path.name)
     with open_measurement_set(ms_path) as ms:
         for name in _SUBTABLES:
-            with open_subtable(ms, name) as sub:
-                sub.copy(f"{main.name()}/{name}", deep=True, valuecopy=True, norows=name == "HISTORY").close()
+            if name == "HISTORY":
+                tables.default_ms_subtable(name, f"{main.name()}/{name}").close()
+            else:
+                with open_subtable(ms, name) as sub:
+                    sub.copy(f"{main.name()}/{name}", deep=True, valuecopy=True).close()
             main.putkeyword(name, f"Table: {main.name()}/{name}")
         time_s = float(ms.getcell("TIME", 0)) if ms.nrows() else 0.0
         offset_s = time_s - float(utc_mjd(ms, np.array([time_s]))[0]) * SECONDS_PER_DAY

@@ -21,7 +21,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS, FITSFixedWarning, WcsError
+from astropy.wcs import WCS, WCSSUB_LATITUDE, WCSSUB_LONGITUDE, FITSFixedWarning, WcsError
 from numpy.typing import NDArray
 
 from contimg_resources.errors import ResourceError
@@ -91,12 +91,6 @@ def read_plane(path: Path | str) -> NDArray[np.float32]:
     path = Path(path)
     data, header, _ = _load(path)
     return _celestial_plane(path, data, header)[0]
-
-
-def read_header(path: Path | str) -> dict[str, Any]:
-    """Cards of the image in a FITS file, without COMMENT and HISTORY."""
-    header = _load(Path(path), header_only=True)[1]
-    return {key: value for key, value in header.items() if key not in {"", "COMMENT", "HISTORY"}}
 
 
 def list_bands(folder: Path | str) -> list[str]:
@@ -207,19 +201,19 @@ def _plane_cards(plane: Mapping[str, Any]) -> dict[str, Any]:
     return cards | {key: value for key, value in noise.items() if np.isfinite(value)}
 
 
-def _load(path: Path, *, header_only: bool = False) -> tuple[NDArray[Any], fits.Header, Any]:
+def _load(path: Path) -> tuple[NDArray[Any], fits.Header, Any]:
     """Pixels, header and, if CASA wrote one, the table of beams of the first image in a file."""
     require(path)
     try:
-        with warnings.catch_warnings():
-            # A truncated file is only a warning to astropy.
-            warnings.simplefilter("error", AstropyWarning)
-            with fits.open(path, memmap=False) as units:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            # Odd cards of other packages do no harm; a truncated file, to astropy, is only a warning too.
+            warnings.simplefilter("ignore", AstropyWarning)
+            warnings.filterwarnings("error", message="File may have been truncated")
+            with fits.open(stream, memmap=False) as units:
                 for unit in units:
                     if unit.is_image and unit.header.get("NAXIS", 0) >= 2:
-                        data = np.empty(0) if header_only else np.asarray(unit.data)
                         table = (units["BEAMS"].data, units["BEAMS"].columns) if "BEAMS" in units else None
-                        return data, unit.header, table
+                        return np.asarray(unit.data), unit.header, table
     except (OSError, ValueError, TypeError, fits.VerifyError, AstropyWarning) as error:
         raise ImageFileError(
             f"{path} cannot be read as FITS", got=str(error).splitlines()[0] if str(error) else type(error).__name__,
@@ -237,7 +231,7 @@ def _celestial_plane(path: Path, data: NDArray[Any], header: fits.Header) -> tup
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             full = WCS(header)
-            celestial = full.celestial
+            celestial = full.sub([WCSSUB_LONGITUDE, WCSSUB_LATITUDE])
     except (WcsError, ValueError, KeyError, MemoryError) as error:
         raise _no_sky(path, str(error).splitlines()[0]) from error
     if full.wcs.lng < 0 or full.wcs.lat < 0:

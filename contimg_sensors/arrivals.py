@@ -17,6 +17,7 @@ import dagster as dg
 
 from contimg_assets.arrivals import observe_arrivals
 from contimg_assets.calibration_registry import awaited_transit, has_bandpass
+from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
 from contimg_assets.observations import measurement_set
 from contimg_resources.configurable import Observatory
@@ -83,9 +84,7 @@ def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: b
             job_name=observation_job.name,
             partition_key=row["partition_key"],
             asset_selection=[measurement_set.key],
-            asset_check_keys=[
-                key for key in observation_job.asset_check_keys if key.asset_key.to_user_string() in {"raw_visibilities", "measurement_set"}
-            ],
+            asset_check_keys=[*raw_visibilities_checks.check_keys, *measurement_set.check_keys],
             tags=tags,
         )
     else:

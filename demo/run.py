@@ -18,9 +18,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import polars as pl
 from rich.console import Console
 
 from contimg_resources.errors import StoreError
@@ -228,11 +227,13 @@ def initialise_instance() -> None:
 
 
 def planned() -> tuple[int, int]:
-    """Numbers of observations and days in the campaign file."""
+    """Numbers of observations and days in the campaign file; an outage of all sub-bands is no observation."""
     from contimg_resources.campaigns import load_campaign
 
-    campaign: Any = load_campaign(CAMPAIGN)
-    return campaign.n_observations, campaign.campaign.n_days
+    campaign = load_campaign(CAMPAIGN)
+    n_days = campaign.campaign.n_days
+    n_lost = sum(len(outage.subbands) == 16 for outage in campaign.outages)
+    return n_days * len(campaign.tiles) - n_lost, n_days
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def specs(asset: str, **sentences: str) -> list[dg.AssetCheckSpec]:
 
 
 def record(
-    store: Store, context: dg.AssetExecutionContext, asset: str, judgements: Sequence[Judgement]
+    store: Store, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, asset: str, judgements: Sequence[Judgement]
 ) -> list[dg.AssetCheckResult]:
     """Write judgements to table ``check_result`` and return them for Dagster."""
     partition_key = context.partition_key if context.has_partition_key else ""
@@ -66,7 +66,7 @@ def record(
                 "asset": [asset] * len(judgements),
                 "check_name": [j.check_name for j in judgements],
                 "partition_key": [partition_key] * len(judgements),
-                "run_id": [context.run_id] * len(judgements),
+                "run_id": [context.run.run_id] * len(judgements),
                 "at": [datetime.now(UTC).replace(tzinfo=None)] * len(judgements),
                 "passed": [bool(j.passed) for j in judgements],
                 "severity": ["ERROR" if j.blocking else "WARN" for j in judgements],

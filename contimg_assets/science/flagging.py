@@ -55,7 +55,7 @@ class FlagSettings:
     """The same in the average over baselines."""
     auto_min_scatter: float = 0.002
     """As ``min_scatter``, for the power of autocorrelations."""
-    level_ratio: float = 4.0
+    level_ratio: float = 2.0
     """Least factor in amplitude by which a dead or noisy receptor differs from the median receptor."""
     level_sigma: float = 6.0
     """The same in robust standard deviations of the receptors' log amplitudes."""

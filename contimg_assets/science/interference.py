@@ -30,6 +30,9 @@ _CLIP = 6.0
 _BLOCK_CHANNELS = 16
 """Channels of one piece of the averaged bandpass, whose noise allows finer steps than a single baseline's."""
 
+_COLOURS = 4
+"""Pieces of the band whose levels may drift apart: the primary beam is narrower at higher frequencies."""
+
 _SHARED_SCALE = 1.25
 """Thresholds are raised by this where one false alarm flags many baselines."""
 
@@ -150,7 +153,7 @@ def flag_common(
         for test in ((np.inf, np.inf), burst):
             flag_plane(
                 np.where(outlier, np.float32(0.0), plane), outlier, _BLOCK_CHANNELS, window_sigma * _SHARED_SCALE,
-                min_scatter, test,
+                min_scatter, test, _COLOURS,
             )  # fmt: skip
         bad |= outlier & ~missing
     for t in np.flatnonzero(bad.any(axis=1)):
@@ -195,7 +198,7 @@ def flag_from_autos(
                 plane[missing] = 0.0
                 outlier = missing.copy()
                 flag_plane(
-                    plane, outlier, _BLOCK_CHANNELS, window_sigma * _SHARED_SCALE, min_scatter, (np.inf, np.inf)
+                    plane, outlier, _BLOCK_CHANNELS, window_sigma * _SHARED_SCALE, min_scatter, (np.inf, np.inf), _COLOURS
                 )
                 bad[:, antenna, :, corr] = outlier & ~missing
 

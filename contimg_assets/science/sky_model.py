@@ -105,6 +105,11 @@ def calibrator(name: str) -> SkyModel:
     )
 
 
+def point_source(ra_deg: float, dec_deg: float, flux_jy: float, spectral_index: float = 0.0) -> SkyModel:
+    """Model of a single source."""
+    return SkyModel(np.array([ra_deg]), np.array([dec_deg]), np.array([flux_jy]), np.array([spectral_index]))
+
+
 def component_list(table: pl.DataFrame) -> SkyModel:
     """Model from a table with ``ra_deg``, ``dec_deg``, ``flux_jy`` (at 1.4 GHz) and optionally ``spectral_index``."""
     missing = [name for name in ("ra_deg", "dec_deg", "flux_jy") if name not in table.columns]

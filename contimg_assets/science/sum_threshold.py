@@ -69,6 +69,20 @@ def median_in_place(values: NDArray[np.float32], n: int) -> float:
 
 
 @njit(cache=True, error_model="numpy")
+def _join(centre: NDArray[np.float64], level: NDArray[np.float64], line: NDArray[np.float32]) -> None:
+    """Straight lines through points (ascending centres), the outer ones prolonged."""
+    k = 0
+    for f in range(line.size):
+        while k + 2 < centre.size and f > centre[k + 1]:
+            k += 1
+        if centre.size == 1:
+            line[f] = level[0]
+        else:
+            part = (f - centre[k]) / (centre[k + 1] - centre[k])
+            line[f] = (1.0 - part) * level[k] + part * level[k + 1]
+
+
+@njit(cache=True, error_model="numpy")
 def _bandpass(
     plane: NDArray[np.float32], bad: NDArray[np.bool_], block: int, scratch: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -93,44 +107,43 @@ def _bandpass(
             level[n_good] = value
             n_good += 1
     smooth = np.full(n_chan, np.nan, dtype=np.float32)
-    if n_good == 0:
-        return smooth
-    k = 0
-    for f in range(n_chan):
-        while k + 2 < n_good and f > centre[k + 1]:
-            k += 1
-        if n_good == 1 or f <= centre[0]:
-            smooth[f] = level[0]
-        elif f >= centre[n_good - 1]:
-            smooth[f] = level[n_good - 1]
-        else:
-            part = (f - centre[k]) / (centre[k + 1] - centre[k])
-            smooth[f] = (1.0 - part) * level[k] + part * level[k + 1]
+    if n_good > 0:
+        _join(centre[:n_good], level[:n_good], smooth)
+        for f in range(n_chan):
+            smooth[f] = max(smooth[f], np.float32(0.1 * level[0]))
     return smooth
 
 
 @njit(cache=True, error_model="numpy")
-def _flag_bursts(gain: NDArray[np.float32], sigma: float, floor: float) -> NDArray[np.bool_]:
-    """Integrations whose level exceeds straight lines through pairs of neighbours; ``gain`` NaN where unknown."""
-    n_time = gain.size
-    excess = np.full(n_time, np.nan, dtype=np.float32)
-    lines = np.empty(12, dtype=np.float32)
+def _from_neighbours(series: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median of straight lines through pairs of neighbours, for each value of a series; NaN where unknown."""
+    n_time = series.size
+    predicted = np.full(n_time, np.nan, dtype=np.float32)
+    lines = np.empty(5, dtype=np.float32)
     for t in range(n_time):
         n = 0
-        for k in range(1, 5):
+        for k in range(1, 6):
             if t - k >= 0 and t + k < n_time:
-                value = 0.5 * (gain[t - k] + gain[t + k])
+                value = 0.5 * (series[t - k] + series[t + k])
             elif t + 2 * k < n_time:
-                value = 2.0 * gain[t + k] - gain[t + 2 * k]
+                value = 2.0 * series[t + k] - series[t + 2 * k]
             elif t - 2 * k >= 0:
-                value = 2.0 * gain[t - k] - gain[t - 2 * k]
+                value = 2.0 * series[t - k] - series[t - 2 * k]
             else:
                 value = np.nan
-            if np.isfinite(value) and value > 0:
+            if np.isfinite(value):
                 lines[n] = value
                 n += 1
-        if n >= _MIN_PREDICTORS and np.isfinite(gain[t]):
-            excess[t] = gain[t] / median_in_place(lines, n) - 1.0
+        if n >= _MIN_PREDICTORS:
+            predicted[t] = median_in_place(lines, n)
+    return predicted
+
+
+@njit(cache=True, error_model="numpy")
+def _flag_bursts(gain: NDArray[np.float32], sigma: float, floor: float) -> NDArray[np.bool_]:
+    """Integrations whose level exceeds what their neighbours predict; ``gain`` NaN where unknown."""
+    n_time = gain.size
+    excess = gain / _from_neighbours(gain) - np.float32(1.0)
     size = np.empty(n_time, dtype=np.float32)
     n = 0
     for t in range(n_time):
@@ -172,12 +185,49 @@ def _spread(plane: NDArray[np.float32], window: int, in_time: bool, scratch: NDA
 
 
 @njit(cache=True, error_model="numpy")
+def _remove_colour(
+    plane: NDArray[np.float32], bad: NDArray[np.bool_], n_block: int, scratch: NDArray[np.float32]
+) -> None:
+    """Subtract the part of the excess that is smooth in frequency and changes slowly in time.
+
+    A bright source leaving a primary beam that is narrower at higher frequencies is such a part; an isolated burst is
+    not, since each integration is predicted from its neighbours.
+    """
+    n_time, n_chan = plane.shape
+    n_block = min(n_block, n_chan)
+    level = np.empty((n_block, n_time), dtype=np.float32)
+    for k in range(n_block):
+        for t in range(n_time):
+            n = 0
+            for f in range(k * n_chan // n_block, (k + 1) * n_chan // n_block):
+                if not bad[t, f]:
+                    scratch[n] = plane[t, f]
+                    n += 1
+            level[k, t] = median_in_place(scratch, n)
+        level[k] = _from_neighbours(level[k])
+    centre, points = np.empty(n_block), np.empty(n_block)
+    line = np.empty(n_chan, dtype=np.float32)
+    for t in range(n_time):
+        n = 0
+        for k in range(n_block):
+            if np.isfinite(level[k, t]):
+                centre[n] = 0.5 * (k * n_chan // n_block + (k + 1) * n_chan // n_block - 1)
+                points[n] = level[k, t]
+                n += 1
+        if n > 0:
+            _join(centre[:n], points[:n], line)
+            for f in range(n_chan):
+                if not bad[t, f]:
+                    plane[t, f] -= line[f]
+
+
+@njit(cache=True, error_model="numpy")
 def _normalise(
     plane: NDArray[np.float32],
     bad: NDArray[np.bool_],
     block: int,
-    burst_sigma: float,
-    burst_floor: float,
+    burst: tuple[float, float],
+    n_colours: int,
     scratch: NDArray[np.float32],
 ) -> bool:
     """Turn a plane into its relative excess over bandpass and level (0 where bad), flagging bursts; False if empty."""
@@ -194,15 +244,17 @@ def _normalise(
                 scratch[n] = plane[t, f] / smooth[f]
                 n += 1
         gain[t] = median_in_place(scratch, n)
-    burst = _flag_bursts(gain, burst_sigma, burst_floor)
+    is_burst = _flag_bursts(gain, burst[0], burst[1])
     zero, one = np.float32(0.0), np.float32(1.0)
     for t in range(n_time):
-        usable = gain[t] > 0 and not burst[t]
+        usable = gain[t] > 0 and not is_burst[t]
         scale = one / gain[t] if usable else zero
         for f in range(n_chan):
-            bad[t, f] |= burst[t]
+            bad[t, f] |= is_burst[t]
             value = plane[t, f] * scale / smooth[f] - one
             plane[t, f] = zero if bad[t, f] or not usable else value
+    if n_colours > 0:
+        _remove_colour(plane, bad, n_colours, scratch)
     # The mean of positively skewed noise lies above its median; window means must be compared with the mean.
     limit = np.float32(3.0 * _spread(plane, 1, False, scratch))
     total, n = 0.0, 0
@@ -281,6 +333,7 @@ def flag_plane(
     window_sigma: NDArray[np.float64],
     min_scatter: float,
     burst: tuple[float, float],
+    n_colours: int,
 ) -> None:
     """Flag one plane in place.
 
@@ -298,10 +351,12 @@ def flag_plane(
         Smallest relative scatter of one sample that is believed.
     burst : (float, float)
         Robust standard deviations, and least relative excess, at which a whole integration is flagged.
+    n_colours : int
+        Pieces of the band between which the level may drift apart; 0 if it does not.
     """
     n_time, n_chan = plane.shape
     scratch = np.empty(n_time * n_chan, dtype=np.float32)
-    if not _normalise(plane, bad, block, burst[0], burst[1], scratch):
+    if not _normalise(plane, bad, block, burst, n_colours, scratch):
         return
     single = max(_spread(plane, 1, False, scratch), min_scatter)
     limits = np.empty(window_sigma.size, dtype=np.float32)
@@ -350,7 +405,7 @@ def flag_baselines(
                     if not bad[t, f]:
                         value = vis[row, f, c]
                         plane[t, f] = np.sqrt(value.real * value.real + value.imag * value.imag)
-            flag_plane(plane, bad, block, window_sigma, min_scatter, burst)
+            flag_plane(plane, bad, block, window_sigma, min_scatter, burst, 0)
             for t in range(n_time):
                 row = rows[b, t]
                 if row >= 0:

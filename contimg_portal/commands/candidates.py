@@ -11,7 +11,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors
 if TYPE_CHECKING:
     from contimg_resources.store.connection import Store
 
-candidates = typer.Typer(help="List, show and review candidates.", no_args_is_help=True)
+app = typer.Typer(help="List, show and review candidates.", no_args_is_help=True)
 
 CandidateArgument = Annotated[str, typer.Argument(metavar="CANDIDATE", help="Candidate id, as `list` shows it.")]
 ByOption = Annotated[str, typer.Option("--by", help="Who decides.")]
@@ -20,7 +20,7 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why.")]
 _LISTED = ("candidate_id", "significance", "tier", "verdict", "status", "source_id", "peak", "duration_d", "depth")
 
 
-@candidates.command("list")
+@app.command("list")
 def list_candidates(
     status: Annotated[str | None, typer.Option(help="Only detected, confirmed or rejected ones.")] = None,
     verdict: Annotated[str | None, typer.Option(help="Only ese, achromatic, scintillation or systematic.")] = None,
@@ -39,7 +39,7 @@ def list_candidates(
         emit({"n_candidates": len(rows), "candidates": rows}, as_json=json_output, rows="candidates")
 
 
-@candidates.command()
+@app.command()
 def show(candidate: CandidateArgument, json_output: JsonOption = False) -> None:
     """Show one candidate with its history."""
     with one_screen_errors():
@@ -58,19 +58,19 @@ def show(candidate: CandidateArgument, json_output: JsonOption = False) -> None:
         emit({**shown, "events": history}, as_json=json_output, rows="events")
 
 
-@candidates.command()
+@app.command()
 def confirm(candidate: CandidateArgument, by: ByOption, reason: ReasonOption, json_output: JsonOption = False) -> None:
     """Record that a candidate is real."""
     _review(candidate, "confirm", by, reason, json_output=json_output)
 
 
-@candidates.command()
+@app.command()
 def reject(candidate: CandidateArgument, by: ByOption, reason: ReasonOption, json_output: JsonOption = False) -> None:
     """Record that a candidate is not what it seemed."""
     _review(candidate, "reject", by, reason, json_output=json_output)
 
 
-@candidates.command()
+@app.command()
 def reopen(candidate: CandidateArgument, by: ByOption, reason: ReasonOption, json_output: JsonOption = False) -> None:
     """Take a decision back: the candidate waits for review again."""
     _review(candidate, "reopen", by, reason, json_output=json_output)

@@ -64,7 +64,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         stderr.print(f"reading {measurement_set}", highlight=False)
         selected = int(field) if field is not None and field.isdigit() else field
         vis = Visibilities(**read_measurement_set(measurement_set, field=selected, column=column))
-        vis = _calibrated(vis, bandpass, gain)
+        vis = _calibrated(vis, measurement_set, [path for path in (bandpass, gain) if path is not None])
         if channels is not None:
             vis = _with_channels(vis, channels)
         stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
@@ -73,16 +73,15 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     emit(_summary(images, out, files), as_json=as_json, rows="planes")
 
 
-def _calibrated(vis: Visibilities, bandpass: Path | None, gain: Path | None) -> Visibilities:
-    """Visibilities with the tables that are given applied."""
-    tables = [path for path in (bandpass, gain) if path is not None]
+def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) -> Visibilities:
+    """Visibilities with calibration tables applied."""
     if not tables:
         return vis
     from contimg_assets.science.calibration.apply import apply_solutions
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_resources.calibration_tables import read_calibration_table
 
-    return apply_solutions(vis, [Solutions(**read_calibration_table(path)) for path in tables])
+    return apply_solutions(vis, [Solutions(**read_calibration_table(path, measurement_set)) for path in tables])
 
 
 def _with_channels(vis: Visibilities, ranges: str) -> Visibilities:

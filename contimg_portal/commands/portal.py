@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated
 
 import typer
@@ -24,10 +25,21 @@ def portal(
         import uvicorn
 
         from contimg_portal.app import create_app
+        from contimg_resources.errors import ResourceError
         from contimg_resources.observability import configure_logging
         from contimg_resources.settings import load_settings
 
         settings = load_settings()
         configure_logging(settings.log_format)
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise ResourceError(
+                f"The portal cannot listen on {host} port {port}",
+                got=str(error),
+                expected="a free port of an address of this machine",
+                remedy="Choose another with --port or --host.",
+            ) from error
         stderr.print(f"Portal on http://{host}:{port}/ (data folder {settings.data})", highlight=False)
-        uvicorn.run(create_app(settings), host=host, port=port, log_level="warning")
+        uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])

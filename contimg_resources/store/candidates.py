@@ -11,7 +11,6 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import duckdb
 import polars as pl
 
 from contimg_resources.errors import StoreError
@@ -22,12 +21,6 @@ from contimg_resources.store.schema import TABLES
 STATUS_AFTER = {"confirm": "confirmed", "reject": "rejected", "reopen": "detected"}
 """Status of a candidate after each kind of review."""
 
-_KNOWN_SQL = """
-    SELECT candidate_id, partition_key AS known_partition_key, first_at, latency_s AS known_latency_s
-    FROM ese_candidate FULL JOIN (
-        SELECT candidate_id, min("at") AS first_at FROM candidate_event WHERE kind = 'detected' GROUP BY candidate_id
-    ) USING (candidate_id)
-"""
 _STATUS_SQL = """
     SELECT candidate_id, arg_max(kind, "at") AS kind FROM candidate_event
     WHERE kind IN ('confirm', 'reject', 'reopen') GROUP BY candidate_id
@@ -46,79 +39,51 @@ class Review:
     reason: str
 
 
-def record_candidates(store: Store, frame: pl.DataFrame, *, partition_key: str, at: datetime) -> int:
-    """Make these the candidates of a day, keeping reviews, first detection times and newer days' versions.
+def record_candidates(store: Store, frame: pl.DataFrame, events: pl.DataFrame, *, partition_key: str) -> int:
+    """Make these the candidates of a day and add what happened to them to the log, in one transaction.
 
-    A candidate that is still there on a later day moves to that day; re-running an earlier day then changes nothing of
-    it. A candidate of this day that is no longer found is removed, unless somebody has reviewed it. Every first
-    detection and every later significance goes to ``candidate_event`` under an identity that a re-run repeats.
+    A candidate that is still there on a later day belongs to that day; re-running an earlier day then leaves it alone.
+    A candidate of this day that is no longer found is removed, unless somebody has reviewed it. The status is what the
+    last review says, also when the row had been lost.
 
     Parameters
     ----------
     store : Store
     frame : polars.DataFrame
-        Columns of ``ese_candidate``; ``status``, ``partition_key``, ``detected_at`` are filled in when absent.
+        Columns of ``ese_candidate``; ``status`` and ``partition_key`` are set here.
+    events : polars.DataFrame
+        Rows for ``candidate_event``; those whose ``event_id`` exists are ignored.
     partition_key : str
         The day.
-    at : datetime
-        When we learned it (aware); kept from the first time for a candidate already known.
 
     Returns
     -------
     int
-        Number of candidates that were new.
+        Number of candidates written.
     """
-    table = TABLES["ese_candidate"]
-    learned_at = at.astimezone(UTC).replace(tzinfo=None)
-    given = frame.with_columns(partition_key=pl.lit(partition_key), status=pl.lit("detected"))
-    if "detected_at" not in given.columns:
-        given = given.with_columns(detected_at=pl.lit(learned_at))
-    fitted = fit_frame(table, given)
+    table, log = TABLES["ese_candidate"], TABLES["candidate_event"]
+    found = fit_frame(table, frame.with_columns(partition_key=pl.lit(partition_key), status=pl.lit("detected")))
+    happened = fit_frame(log, events)
     with store.transaction() as connection:
-        known = connection.sql(_KNOWN_SQL).pl()
         reviewed = connection.sql(_STATUS_SQL).pl()
-        merged = _merge(fitted, known, reviewed, partition_key)
+        newer = connection.sql(
+            "SELECT candidate_id FROM ese_candidate WHERE partition_key > ?", params=[partition_key]
+        ).pl()
+        decided = reviewed.select("candidate_id", decided=pl.col("kind").replace(STATUS_AFTER))
+        kept = (
+            found.join(newer, on="candidate_id", how="anti")
+            .join(decided, on="candidate_id", how="left")
+            .with_columns(status=pl.coalesce("decided", "status"))
+            .select(found.columns)
+        )
         connection.execute(
-            "DELETE FROM ese_candidate WHERE partition_key = ? AND status = 'detected'"
+            "DELETE FROM ese_candidate WHERE partition_key = ?"
+            " AND NOT list_contains(?::VARCHAR[], candidate_id)"
             " AND NOT list_contains(?::VARCHAR[], candidate_id)",
-            [partition_key, fitted["candidate_id"].to_list()],
+            [partition_key, found["candidate_id"].to_list(), reviewed["candidate_id"].to_list()],
         )
-        insert(connection, table, merged, on_conflict="update")
-        _log_detections(connection, fitted, partition_key, learned_at)
-    return fitted.join(known, on="candidate_id", how="anti").height
-
-
-def _merge(fitted: pl.DataFrame, known: pl.DataFrame, reviewed: pl.DataFrame, partition_key: str) -> pl.DataFrame:
-    columns = fitted.columns
-    status = reviewed.select("candidate_id", decided=pl.col("kind").replace(STATUS_AFTER))
-    return (
-        fitted.join(known, on="candidate_id", how="left")
-        .join(status, on="candidate_id", how="left")
-        .filter(pl.col("known_partition_key").is_null() | (pl.col("known_partition_key") <= partition_key))
-        .with_columns(
-            status=pl.coalesce("decided", "status"),
-            detected_at=pl.coalesce("first_at", "detected_at"),
-            latency_s=pl.coalesce("known_latency_s", "latency_s"),
-        )
-        .select(columns)
-        .sort("candidate_id")
-    )
-
-
-def _log_detections(
-    connection: duckdb.DuckDBPyConnection, fitted: pl.DataFrame, partition_key: str, learned_at: datetime
-) -> None:
-    events = fitted.select(
-        event_id=pl.col("candidate_id") + f":detected:{partition_key}",
-        candidate_id="candidate_id",
-        at=pl.lit(learned_at),
-        kind=pl.lit("detected"),
-        by=pl.lit("search"),
-        reason=pl.lit(f"found in the search of {partition_key}"),
-        significance="significance",
-    )
-    table = TABLES["candidate_event"]
-    insert(connection, table, fit_frame(table, events), on_conflict="ignore")
+        insert(connection, log, happened, on_conflict="ignore")
+        return insert(connection, table, kept.sort(table.key), on_conflict="update")
 
 
 def review_candidate(store: Store, review: Review, *, at: datetime) -> str:

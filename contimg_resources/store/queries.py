@@ -1,7 +1,7 @@
-"""The questions that assets, portal and commands ask the store, each with a name and a frame for an answer.
+"""The questions that portal and commands ask the store, each with a name and a frame for an answer.
 
 Nothing is written here (``connection.py``, ``candidates.py``) and nothing is computed beyond joining and choosing rows:
-a formula belongs to science. Days are UTC, ``YYYY-MM-DD``; an observation belongs to the day its partition key names.
+a formula belongs to science.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contimg_resources.store.connection import Store
 
 _LATEST_STATISTICS = """
     SELECT * FROM variability_statistics
-    WHERE band = $band AND ($day IS NULL OR partition_key <= $day)
+    WHERE band = $band
     QUALIFY row_number() OVER (PARTITION BY source_id ORDER BY as_of_mjd DESC) = 1
 """
 _CANDIDATES = """
@@ -40,83 +40,12 @@ def observations(store: Store, *, limit: int = 100, offset: int = 0, status: str
     )
 
 
-def observations_of_day(store: Store, day: str) -> pl.DataFrame:
-    """Observations of a UTC day in order of time."""
-    return store.query(
-        "SELECT * FROM observation WHERE partition_key[:10] = ? ORDER BY start_mjd, observation_id", [day]
-    )
-
-
-def observation_of_partition(store: Store, partition_key: str) -> dict[str, Any] | None:
-    """Observation of a 5-minute window as a mapping, or None."""
-    found = store.query("SELECT * FROM observation WHERE partition_key = ? ORDER BY start_mjd", [partition_key])
-    return found.row(0, named=True) if found.height else None
-
-
-def raw_files(store: Store, observation_id: str) -> pl.DataFrame:
-    """Raw files of an observation in order of sub-band."""
-    return store.query("SELECT * FROM raw_file WHERE observation_id = ? ORDER BY subband, path", [observation_id])
-
-
-def calibration_candidates(store: Store, *, kind: str, mjd: float) -> pl.DataFrame:
-    """Active calibration tables of a kind, those solved nearest in time first.
-
-    Returns
-    -------
-    polars.DataFrame
-        Columns of ``calibration_table``, plus ``age_h`` (absolute distance in time, h) and ``is_valid`` (whether
-        ``mjd`` lies in the table's validity).
-    """
-    return store.query(
-        """SELECT *, abs($mjd - solved_at_mjd) * 24 AS age_h, $mjd BETWEEN valid_from_mjd AND valid_to_mjd AS is_valid
-        FROM calibration_table WHERE kind = $kind AND status = 'active' ORDER BY age_h, path""",
-        {"kind": kind, "mjd": mjd},
-    )
-
-
-def calibration_used(store: Store, observation_id: str) -> pl.DataFrame:
-    """Calibration tables an observation was imaged with, their age and fallback."""
-    return store.query("SELECT * FROM calibration_use WHERE observation_id = ? ORDER BY kind", [observation_id])
-
-
-def images_of(store: Store, observation_id: str) -> pl.DataFrame:
-    """Images of an observation, one row per band."""
-    return store.query("SELECT * FROM image WHERE observation_id = ? ORDER BY frequency_hz, band", [observation_id])
-
-
-def photometry_of_day(store: Store, day: str) -> pl.DataFrame:
-    """Forced photometry of a UTC day with the flux scale of each observation and band.
-
-    Returns
-    -------
-    polars.DataFrame
-        Columns of ``forced_photometry``, plus ``factor`` and ``factor_err`` (NULL when that observation and band has no
-        flux scale).
-    """
-    return store.query(
-        """SELECT p.*, f.factor, f.factor_err FROM forced_photometry p
-        LEFT JOIN flux_scale f USING (observation_id, band)
-        WHERE p.partition_key[:10] = ? ORDER BY source_id, band, mjd""",
-        [day],
-    )
-
-
 def light_curve(store: Store, source_id: str, *, limit: int | None = None, offset: int = 0) -> pl.DataFrame:
     """Light curve of a source in all bands, in order of band and time."""
     return store.query(
         "SELECT * FROM light_curve WHERE source_id = ? ORDER BY band, epoch_mjd LIMIT ? OFFSET ?",
         [source_id, limit, offset],
     )
-
-
-def light_curves_until(store: Store, day: str) -> pl.DataFrame:
-    """Light curves of all sources and bands up to and including a UTC day."""
-    return store.query("SELECT * FROM light_curve WHERE partition_key <= ? ORDER BY source_id, band, epoch_mjd", [day])
-
-
-def latest_statistics(store: Store, *, band: str = "full", day: str | None = None) -> pl.DataFrame:
-    """Newest statistics of every source in a band, up to a UTC day when given."""
-    return store.query(_LATEST_STATISTICS + " ORDER BY source_id", {"band": band, "day": day})
 
 
 def statistics_of(store: Store, source_id: str) -> pl.DataFrame:
@@ -126,11 +55,6 @@ def statistics_of(store: Store, source_id: str) -> pl.DataFrame:
         QUALIFY row_number() OVER (PARTITION BY band ORDER BY as_of_mjd DESC) = 1 ORDER BY band <> 'full', band""",
         [source_id],
     )
-
-
-def sources(store: Store) -> pl.DataFrame:
-    """Every source, in order of its id."""
-    return store.query("SELECT * FROM source ORDER BY source_id")
 
 
 def source(store: Store, source_id: str) -> dict[str, Any] | None:
@@ -145,7 +69,7 @@ def ranked_sources(store: Store, *, limit: int = 100, offset: int = 0, band: str
         f"""SELECT s.*, v.* EXCLUDE (source_id, run_id, code_version) FROM source s
         LEFT JOIN ({_LATEST_STATISTICS}) v USING (source_id)
         ORDER BY v.eta DESC NULLS LAST, s.source_id LIMIT $limit OFFSET $offset""",  # noqa: S608 (a constant)
-        {"limit": limit, "offset": offset, "band": band, "day": None},
+        {"limit": limit, "offset": offset, "band": band},
     )
 
 

@@ -20,6 +20,7 @@ from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
 
 BANDS = {"full": 1.405e9, "band0": 1.334e9, "band1": 1.381e9, "band2": 1.428e9, "band3": 1.475e9}
+CANDIDATE = "J0002+1610-61057"
 START_MJD = 61_041.9
 N_DAYS = 30
 
@@ -52,17 +53,31 @@ def _light_curve_of_day(day: int) -> pl.DataFrame:
 
 def _candidate() -> pl.DataFrame:
     peak_mjd = START_MJD + N_DAYS / 2
-    times = np.linspace(START_MJD, START_MJD + N_DAYS, 120)
-    models = {
-        band: {
-            "mjd": times.tolist(),
-            "flux_jy": (0.2 * (1 - 0.3 * (1.4e9 / hz) ** 2 * np.exp(-0.5 * ((times - peak_mjd) / 3) ** 2))).tolist(),
-        }
-        for band, hz in BANDS.items()
+    light_curve = pl.concat([_light_curve_of_day(day) for day in range(N_DAYS)]).filter(source_id="J0002+1610")
+    evidence = {
+        "searched_band": "full",
+        "searched_frequency_hz": BANDS["full"],
+        "dip": {"n_core": 8},
+        "lens_fit": {
+            "alpha": 0.45,
+            "lens_width_d": 3.0,
+            "source_fwhm": 0.5,
+            "compact_fraction": 1.0,
+            "peak_mjd": peak_mjd,
+            "chi2_lens": 140.2,
+        },
+        "points": [
+            {
+                "band": band,
+                "frequency_hz": frequency_hz,
+                **light_curve.filter(band=band).select("mjd", "flux_jy", "flux_err_jy").to_dict(as_series=False),
+            }
+            for band, frequency_hz in BANDS.items()
+        ],
     }
     return pl.DataFrame(
         {
-            "candidate_id": ["J0002+1610-61057"],
+            "candidate_id": [CANDIDATE],
             "source_id": ["J0002+1610"],
             "start_mjd": [peak_mjd - 5],
             "end_mjd": [peak_mjd + 5],
@@ -78,7 +93,7 @@ def _candidate() -> pl.DataFrame:
             "chromaticity": [4.8],
             "run_id": ["0f3a9c1e-aaaa"],
             "code_version": ["1"],
-            "evidence": [json.dumps({"models": models, "n_points_in_event": 8})],
+            "evidence": [json.dumps(evidence)],
         }
     )
 
@@ -140,7 +155,9 @@ def fill_store(store: Store) -> None:
         ),
         partition_key="2026-02-13",
     )
-    record_candidates(store, _candidate(), partition_key="2026-02-13", at=datetime(2026, 2, 14, 1, tzinfo=UTC))
+    event = {"event_id": "e1", "candidate_id": CANDIDATE, "at": datetime(2026, 2, 14, 1, tzinfo=UTC), "kind": "created"}
+    event |= {"by": "contimg", "reason": "12.4 sigma, verdict ese", "significance": 12.4}
+    record_candidates(store, _candidate(), pl.DataFrame([event]), partition_key="2026-02-13")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from contimg_portal.commands.candidates import candidates
+from contimg_portal.commands.candidates import app as candidates
 
 CANDIDATE = "J0002+1610-61057"
 
@@ -30,8 +30,8 @@ def test_show_gives_evidence_and_history(run):
     """One candidate in full, as text and as JSON."""
     assert "significance: 12.4" in run("show", CANDIDATE).stdout
     found = json.loads(run("show", CANDIDATE, "--json").stdout)
-    assert found["evidence"]["n_points_in_event"] == 8
-    assert [event["kind"] for event in found["events"]] == ["detected"]
+    assert found["evidence"]["dip"]["n_core"] == 8
+    assert [event["kind"] for event in found["events"]] == ["created"]
 
 
 @pytest.mark.parametrize(("verb", "status"), [("confirm", "confirmed"), ("reject", "rejected"), ("reopen", "detected")])

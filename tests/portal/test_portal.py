@@ -2,11 +2,18 @@
 
 import json
 import re
+import socket
+import subprocess
+import sys
 
+import httpx
+import numpy as np
 import polars as pl
 import pytest
 
+from contimg_assets.science.plasma_lens import light_curve_gain
 from contimg_portal import formats, plots
+from contimg_portal.lens_models import lens_models
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings, load_settings
 from contimg_resources.store import queries
@@ -37,7 +44,10 @@ def guarded(filled, served, monkeypatch):
         ("/", ["Newest observations", "2026-02-13T21:35:09", "too_few_subbands", CANDIDATE, "300"]),
         ("/candidates", [CANDIDATE, "12.4", "high", "ese", "detected", "2026-01-16 21:36"]),
         ("/candidates?status=rejected", ["No candidates in this state"]),
-        (f"/candidates/{CANDIDATE}", ["Sub-bands", "band3", "lens fit", "12.4", "found in the search of 2026-02-13"]),
+        (
+            f"/candidates/{CANDIDATE}",
+            ["Sub-bands", "band3", "lens fit", "12.4", "12.4 sigma, verdict ese", "lens fit chi2 lens"],
+        ),
         ("/sources", ["J0001+1600", "00:02:00.00", "+16:10:00.1", "42.0"]),
         ("/sources/J0002+1610", ["150 points", "2.1e-53", CANDIDATE]),
         ("/docs", ["/api/v1/candidates/{candidate_id}/review"]),
@@ -144,8 +154,8 @@ def test_lists_are_paginated(portal, path, n_items):
 def test_candidate_has_evidence_and_history(portal):
     """One candidate as JSON carries its evidence as an object and its events."""
     found = portal.get(f"/api/v1/candidates/{CANDIDATE}").json()
-    assert set(found["evidence"]["models"]) == {"full", "band0", "band1", "band2", "band3"}
-    assert [event["kind"] for event in found["events"]] == ["detected"]
+    assert [points["band"] for points in found["evidence"]["points"]] == ["full", "band0", "band1", "band2", "band3"]
+    assert [event["kind"] for event in found["events"]] == ["created"]
 
 
 REVIEW = {"kind": "confirm", "by": "vera", "reason": "chromatic in all bands"}
@@ -244,6 +254,26 @@ def test_empty_store_has_pages(data_folder, served):
             assert (answer.status_code, 'class="empty"' in answer.text) == (200, True)
 
 
+def test_command_serves_and_refuses_a_taken_port(filled, project_root):
+    """`contimg portal` answers on its port; a second one on that port fails with exit code 1 and the remedy."""
+    script = "import typer; from contimg_portal.commands.portal import portal; typer.run(portal)"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-c", script, "--port", str(taken.getsockname()[1])]
+        refused = subprocess.run(command, capture_output=True, text=True, cwd=project_root, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "Choose another with --port" in refused.stderr
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=project_root)
+    try:
+        assert "Portal on http://127.0.0.1:" in running.stderr.readline()
+        url = f"http://127.0.0.1:{command[-1]}/health/ready"
+        with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as client:
+            assert client.get(url, timeout=30).json()["status"] == "ready"
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
+        running.stderr.close()
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
@@ -268,6 +298,29 @@ def test_empty_store_has_pages(data_folder, served):
 def test_numbers_times_and_positions_are_written_one_way(written, expected):
     """Rounding carries over, the missing is a dash, ages take the unit that suits."""
     assert written == expected
+
+
+def test_lens_models_follow_the_bands():
+    """Without noise the curve passes through the points of each band and is deepest at the lowest frequency."""
+    fit = {"alpha": 1.0, "lens_width_d": 3.0, "source_fwhm": 0.5, "compact_fraction": 0.8, "peak_mjd": 60_010.3}
+    mjd = np.arange(60_000.0, 60_021.0)
+    points = [
+        {
+            "band": band,
+            "frequency_hz": frequency_hz,
+            "mjd": mjd.tolist(),
+            "flux_jy": (level * light_curve_gain(mjd, 60_010.3, 3.0, 1.0, 0.5, frequency_hz, 1.4e9, 0.8)).tolist(),
+            "flux_err_jy": [0.01] * 21,
+        }
+        for band, frequency_hz, level in (("band0", 1.33e9, 0.3), ("band3", 1.47e9, 0.2))
+    ]
+    models = lens_models({"lens_fit": fit, "searched_frequency_hz": 1.4e9, "points": points})
+    for given in points:
+        model = models[given["band"]]
+        assert np.interp(mjd, model["mjd"], model["flux_jy"]) == pytest.approx(given["flux_jy"], rel=2e-3)
+    depth = {band: model["flux_jy"].min() / model["flux_jy"].max() for band, model in models.items()}
+    assert depth["band0"] < depth["band3"] < 1
+    assert lens_models({"lens_fit": None, "points": points}) == {}
 
 
 def test_unmeasured_points_are_left_out_of_figures():

@@ -55,6 +55,20 @@ def candidates(*ids, significance=6.0):
     )
 
 
+def detections(*ids):
+    """What the search writes into the log for new candidates."""
+    return pl.DataFrame(
+        {"event_id": [f"created {name}" for name in ids], "candidate_id": ids, "at": NOW}
+        | {"kind": "created", "by": "contimg"},
+        schema_overrides={"event_id": pl.String, "candidate_id": pl.String},
+    )
+
+
+def record(store, *ids, day="2026-03-01", significance=6.0):
+    """Record candidates of a day."""
+    return record_candidates(store, candidates(*ids, significance=significance), detections(*ids), partition_key=day)
+
+
 def everything(store, table):
     """All rows of a table in order of its key."""
     return store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")  # noqa: S608
@@ -138,7 +152,7 @@ def test_registers_are_updated_column_by_column(store):
     row = {"observation_id": "2026-03-01T22:26:05", "partition_key": "2026-03-01T22:25", "start_mjd": 61100.9}
     store.upsert("observation", pl.DataFrame([{**row, "status": "collecting", "n_subbands": 3}]))
     store.upsert("observation", pl.DataFrame([{**row, "status": "ready"}]))
-    found = queries.observation_of_partition(store, "2026-03-01T22:25")
+    found = queries.observations(store).row(0, named=True)
     assert (found["status"], found["n_subbands"]) == ("ready", 3)
     with pytest.raises(StoreError, match="upsert or append"):
         store.replace("observation", pl.DataFrame([row]), partition_key="2026-03-01T22:25")
@@ -276,42 +290,50 @@ def test_file_is_readable_by_older_duckdb(store):
 
 
 def test_candidates_of_a_day_are_replaced(store):
-    """A candidate that is no longer found goes; running the day again changes nothing."""
-    assert record_candidates(store, candidates("a", "b"), partition_key="2026-03-01", at=NOW) == 2
-    assert record_candidates(store, candidates("a"), partition_key="2026-03-01", at=NOW) == 0
+    """A candidate that is no longer found goes, its history stays; running the day again changes nothing."""
+    assert record(store, "a", "b") == 2
+    assert record(store, "a") == 1
     before = everything(store, "ese_candidate"), everything(store, "candidate_event")
-    assert record_candidates(store, candidates("a"), partition_key="2026-03-01", at=NOW + timedelta(days=1)) == 0
-    after = everything(store, "ese_candidate"), everything(store, "candidate_event")
-    assert after[0].equals(before[0])
-    assert after[1].equals(before[1])
-    assert after[0]["candidate_id"].to_list() == ["a"]
+    record(store, "a")
+    assert everything(store, "ese_candidate").equals(before[0])
+    assert everything(store, "candidate_event").equals(before[1])
+    assert before[0]["candidate_id"].to_list() == ["a"]
+    assert before[1]["candidate_id"].to_list() == ["a", "b"]
+    assert record(store) == 0
+    assert everything(store, "ese_candidate").is_empty()
 
 
 def test_reviews_survive_a_rerun(store):
     """Status follows the last review, also for a candidate the search no longer finds."""
-    record_candidates(store, candidates("a", "b"), partition_key="2026-03-01", at=NOW)
+    record(store, "a", "b")
     later = NOW + timedelta(minutes=5)
     assert review_candidate(store, Review("a", "reject", "vera", "sidelobe"), at=later) == "rejected"
     assert review_candidate(store, Review("b", "confirm", "vera", "chromatic"), at=later) == "confirmed"
-    record_candidates(store, candidates("a", significance=7.5), partition_key="2026-03-01", at=NOW)
+    record(store, "a", significance=7.5)
     found = everything(store, "ese_candidate").select("candidate_id", "status", "significance").rows()
     assert found == [("a", "rejected", 7.5), ("b", "confirmed", 6.0)]
     review_candidate(store, Review("a", "reopen", "joe", "new epoch"), at=NOW + timedelta(hours=1))
     assert queries.candidate(store, "a")["status"] == "detected"
-    assert queries.candidate_events(store, "a")["kind"].to_list() == ["detected", "reject", "reopen"]
+    assert queries.candidate_events(store, "a")["kind"].to_list() == ["created", "reject", "reopen"]
+
+
+def test_reviews_survive_deletion_and_backfill(store):
+    """Rows that are deleted and made again come back with the status people gave them."""
+    record(store, "a")
+    review_candidate(store, Review("a", "confirm", "vera", "chromatic"), at=NOW)
+    before = everything(store, "ese_candidate")
+    store.delete("ese_candidate", partition_key="2026-03-01")
+    record(store, "a")
+    assert everything(store, "ese_candidate").equals(before)
 
 
 def test_candidate_moves_to_the_latest_day_that_sees_it(store):
-    """A later day's version stands, an earlier day's re-run does not undo it, the first detection time stays."""
-    record_candidates(store, candidates("a"), partition_key="2026-03-01", at=NOW)
-    record_candidates(store, candidates("a", significance=8.0), partition_key="2026-03-02", at=NOW + timedelta(days=1))
-    record_candidates(store, candidates("a"), partition_key="2026-03-01", at=NOW + timedelta(days=2))
+    """A later day's version stands, and an earlier day's re-run does not undo it."""
+    record(store, "a")
+    record(store, "a", day="2026-03-02", significance=8.0)
+    assert record(store, "a") == 0
     found = queries.candidate(store, "a")
     assert (found["partition_key"], found["significance"]) == ("2026-03-02", 8.0)
-    assert found["detected_at"] == NOW.replace(tzinfo=None)
-    store.delete("ese_candidate", partition_key="2026-03-02")
-    record_candidates(store, candidates("a", significance=8.0), partition_key="2026-03-02", at=NOW + timedelta(days=3))
-    assert queries.candidate(store, "a") == found
 
 
 @pytest.mark.parametrize(
@@ -325,42 +347,19 @@ def test_candidate_moves_to_the_latest_day_that_sees_it(store):
 )
 def test_incomplete_reviews_are_refused(store, review, reason_code):
     """A review needs a candidate, a known kind, a reviewer and a reason."""
-    record_candidates(store, candidates("a"), partition_key="2026-03-01", at=NOW)
+    record(store, "a")
     with pytest.raises(StoreError) as caught:
         review_candidate(store, review, at=NOW)
     assert caught.value.reason_code == reason_code
     assert queries.candidate_events(store, "a").height == 1
 
 
-def test_named_questions_find_what_was_written(store):
-    """Calibration by age and validity, photometry with its scale, newest statistics, ranking by eta."""
-    tables = {
-        "path": ["old", "new", "bad"],
-        "kind": "G",
-        "solved_at_mjd": [1.0, 2.0, 2.01],
-        "valid_from_mjd": [0.9, 1.9, 1.9],
-        "valid_to_mjd": [1.1, 2.1, 2.1],
-        "status": ["active", "active", "rejected"],
-        "partition_key": ["p1", "p2", "p3"],
-    }
-    store.upsert("calibration_table", pl.DataFrame(tables))
-    found = queries.calibration_candidates(store, kind="G", mjd=2.05)
-    assert found.select("path", "is_valid").rows() == [("new", True), ("old", False)]
-    assert found["age_h"][0] == pytest.approx(1.2)
-
-    window = "2026-03-01T22:25"
-    measured = {"observation_id": "o", "source_id": ["a", "a"], "band": ["full", "band0"], "mjd": 61100.9, "flags": 0}
-    store.replace("forced_photometry", pl.DataFrame(measured), partition_key=window)
-    scale = pl.DataFrame({"observation_id": ["o"], "band": ["full"], "factor": [1.02]})
-    store.replace("flux_scale", scale, partition_key=window)
-    assert queries.photometry_of_day(store, "2026-03-01")["factor"].to_list() == [None, 1.02]
-    assert queries.photometry_of_day(store, "2026-03-02").is_empty()
-
+def test_sources_are_ranked_by_their_newest_statistics(store):
+    """A source that was variable once and is no longer loses its place; one without statistics comes last."""
     store.upsert("source", pl.DataFrame({"source_id": ["a", "b", "c"], "ra_deg": 1.0, "dec_deg": 2.0}))
     for day, etas in (("2026-03-01", [9.0, 1.0]), ("2026-03-02", [2.0, 3.0])):
         rows = {"source_id": ["a", "b"], "band": "full", "as_of_mjd": float(day[-2:]), "n_epochs": 5, "eta": etas}
         store.replace("variability_statistics", pl.DataFrame(rows), partition_key=day)
-    assert queries.latest_statistics(store)["eta"].to_list() == [2.0, 3.0]
-    assert queries.latest_statistics(store, day="2026-03-01")["eta"].to_list() == [9.0, 1.0]
-    assert queries.ranked_sources(store)["source_id"].to_list() == ["b", "a", "c"]
+    assert queries.ranked_sources(store).select("source_id", "eta").rows() == [("b", 3.0), ("a", 2.0), ("c", None)]
+    assert queries.ranked_sources(store, limit=1, offset=1)["source_id"].to_list() == ["a"]
     assert queries.counts(store)["source"] == 3

@@ -49,7 +49,7 @@ def test_neighbouring_observations_stay_apart() -> None:
         (1, "incomplete", "too_few_subbands", False),
     ],
 )
-def test_completeness_has_a_reason_code(present: int, status: str, reason: str, usable: bool) -> None:
+def test_completeness_has_a_reason_code(present: int, status: str, reason: str, *, usable: bool) -> None:
     """12 to 15 sub-bands can be processed, fewer cannot."""
     (found,) = group_subbands([_file(n) for n in range(present)])
     assert (found.status, found.reason_code, found.is_usable) == (status, reason, usable)

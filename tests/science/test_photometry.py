@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from contimg_assets.science.errors import DataError
+from contimg_assets.science.photometry import blends
 from contimg_assets.science.photometry import flags as bits
 from contimg_assets.science.photometry.forced import COLUMNS, PhotometrySettings, measure_forced
 from contimg_assets.science.photometry.noise_correlation import (
@@ -306,3 +307,30 @@ def test_big_endian_and_read_only_maps_are_accepted():
     foreign.setflags(write=False)
     table = measured(sky_image(foreign, image.wcs), 30.0, 30.0)
     assert table["peak_flux_jy_beam"][0] == pytest.approx(0.1, rel=1e-6)
+
+
+def test_crowded_field_is_solved_as_one_component(rng):
+    """Hundreds of sources chained to one blend: each gets its own flux, with the error of its scatter."""
+    y, x = (v.ravel() + rng.uniform(-0.7, 0.7, 400) for v in np.mgrid[20:180:8, 20:180:8])
+    data = RMS * beam_noise(200, rng)
+    flux = rng.uniform(0.01, 1.0, x.size)
+    add_sources(data, sky_image(data), x, y, flux)
+    table = measured(sky_image(data), x, y)
+    assert np.all(table["blend_id"].to_numpy() == 0)
+    pull = ((table["peak_flux_jy_beam"] - flux) / table["peak_flux_err_jy_beam"]).to_numpy()
+    assert 0.87 < pull.std() < 1.13
+    assert np.abs(pull).max() < 5
+
+
+def test_sparse_and_dense_solutions_of_a_blend_agree(rng):
+    """Which of the two ways a component takes does not show in the numbers."""
+    n_components, m = 3, 12
+    row, column = np.nonzero(~np.eye(m, dtype=bool))
+    index = (np.repeat(np.arange(n_components), row.size), np.tile(row, n_components), np.tile(column, n_components))
+    symmetric = rng.uniform(-0.05, 0.05, (n_components, m, m))
+    symmetric += symmetric.transpose(0, 2, 1)
+    values = (rng.uniform(0, 0.08, index[0].size), symmetric[index])
+    flux, variance = rng.normal(size=(n_components, m)), rng.uniform(1, 2, (n_components, m))
+    dense, sparse = (solve(flux, variance, index, values) for solve in (blends._solve_small, blends._solve_large))
+    assert np.allclose(dense[0], sparse[0], rtol=1e-10)
+    assert np.allclose(dense[1], sparse[1], rtol=1e-10)

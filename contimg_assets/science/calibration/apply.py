@@ -2,9 +2,9 @@
 
 What belongs here: applying tables to data in memory. What does not: interpolation (``interpolation``) and files.
 
-``V_calibrated(i, j) = V / (g_i conj(g_j))``; weights are multiplied by the mean of ``|g_i|^2 |g_j|^2`` over the channels with
-solutions (CASA's ``calwt``), so that they stay 1/sigma^2 of the calibrated data. Works in place: no second
-array of the size of the data.
+``V_calibrated(i, j) = V / (g_i conj(g_j))``; weights are multiplied by the mean of ``|g_i|^2`` and that of
+``|g_j|^2`` over the channels with solutions (as CASA's ``calwt``), so that they stay 1/sigma^2 of the calibrated data.
+Works in place: no second array of the size of the data.
 """
 
 from __future__ import annotations

@@ -135,6 +135,6 @@ def _refuse_unusable(vis: Visibilities, solved: SolvedGains, settings: SolveSett
             got=f"{int(solved.converged.sum())} of {len(solved.converged)} solutions converged, "
             f"median signal-to-noise {float(np.median(solved.snr[solved.usable])):.2g}",
             expected=f"converged solutions with signal-to-noise above {settings.min_snr:g}",
-            remedy="Check that the model is the field that was observed, solve over longer intervals, look at the flags.",
+            remedy="Check that the model is what was observed, solve over longer intervals, look at the flags.",
             reason_code="solve_failed",
         )

@@ -1,13 +1,13 @@
 """Bandpass: one complex number per antenna, channel and correlation, constant in time.
 
-What belongs here: the order of solves that gives a bandpass. What does not: fitting smooth curves or delays, which stay in
-the phases of the channels.
+What belongs here: the order of solves that gives a bandpass. What does not: fitting smooth curves or delays, which stay
+in the phases of the channels.
 
 Method: (1) a first bandpass from all integrations; (2) with it, one phase per antenna and integration from the whole
-band, which follows the atmosphere and the clocks; (3) the bandpass again with those phases taken out, so that averaging in
-time does not lose coherence. Amplitudes are not normalised by default: the bandpass is solved against a model in Jy and
-carries the flux scale, and gains solved after it are near 1. Rejected: phases from a few channels at the band centre
-before any bandpass (usual in CASA), which wastes signal and fails for large delays.
+band, which follows the atmosphere and the clocks; (3) the bandpass again with those phases taken out, so that
+averaging in time does not lose coherence. Amplitudes are not normalised by default: the bandpass is solved against a
+model in Jy and carries the flux scale, and gains solved after it are near 1. Rejected: phases from a few channels at the
+band centre before any bandpass (usual in CASA), which wastes signal and fails for large delays.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _solve_channels(
         solved,
         settings,
         kind="B",
-        times=(np.array([times.mean()]), np.array([length_s])),
+        times=(np.array([vis.time_mjd.mean()]), np.array([length_s])),
         frequency_hz=vis.frequency_hz,
     )
 

@@ -2,8 +2,8 @@
 
 What belongs here: mapping tables onto other data. What does not: multiplying visibilities by them (``apply``).
 
-Gains (G) are interpolated linearly in time, amplitude and phase separately and the phase the short way round, between the
-nearest unflagged solutions, and held beyond the first and the last, as CASA's ``applycal(interp="linear")`` does.
+Gains (G) are interpolated linearly in time, amplitude and phase separately and the phase the short way round, between
+the nearest unflagged solutions, and held beyond the first and the last, as CASA's ``applycal(interp="linear")`` does.
 Bandpasses (B) are taken from the nearest time and the nearest channel. Antennas are matched by name, correlations by
 receptor (the first letter of XX, YY). The value 0 marks what has no solution.
 """
@@ -58,7 +58,7 @@ def map_solutions(solutions: Sequence[Solutions], vis: Visibilities) -> list[Map
 
 
 def gains_at(mapped: Sequence[MappedGains], vis: Visibilities, time_mjd: float) -> NDArray[np.complex64]:
-    """Product of all tables at one time, shape (n_ant, n_chan, n_receptor); 1 without tables, 0 where any is flagged."""
+    """Product of tables at one time, shape (n_ant, n_chan, n_receptor); 1 without tables, 0 where any is flagged."""
     shape = (vis.n_antennas, len(vis.frequency_hz), len(receptors(vis.correlations)))
     total = np.ones(shape, dtype=np.complex128)
     for table in mapped:

@@ -3,8 +3,8 @@
 What belongs here: coverage, signal-to-noise, residuals, stability. What does not: the limits they are held against
 (``contimg_assets.checks``).
 
-Fractions count existing antennas only: slots of the telescope without data are not antennas. Phases are compared between
-solutions after referring both to the antennas they share, because raw phases of a gain table scatter by any amount.
+Fractions count existing antennas only: slots of the telescope without data are not antennas. Phases are compared
+between solutions after referring both to the antennas they share, because raw phases of a table scatter by any amount.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def solution_quality(
     Returns
     -------
     dict
-        ``n_antennas``, ``solved_fraction`` (antennas with any solution), ``flagged_fraction`` (of existing antennas' solutions),
-        ``unsolved_antennas`` (names), ``snr_median``, ``amplitude_median``, ``residual``, ``converged_fraction``,
-        ``n_iterations``, ``amplitude_ratio`` and ``amplitude_scatter`` (median and robust scatter of the ratio to
-        ``previous``), ``phase_scatter_deg`` (rms of the phase difference to ``previous``), NaN without one, and ``quality``
-        in [0, 1]: solved fraction x converged fraction x snr / (snr + 10).
+        ``n_antennas``, ``solved_fraction`` (antennas with any solution), ``flagged_fraction`` (of existing antennas'
+        solutions), ``unsolved_antennas`` (names), ``snr_median``, ``amplitude_median``, ``residual``,
+        ``converged_fraction``, ``n_iterations``, ``amplitude_ratio`` and ``amplitude_scatter`` (median and robust
+        scatter of the ratio to ``previous``), ``phase_scatter_deg`` (rms of the phase difference to ``previous``), NaN
+        without one, and ``quality`` in [0, 1]: solved fraction x converged fraction x snr / (snr + 10).
     """
     flags = solutions.flags[:, existing_antennas]
     solved = ~np.all(flags, axis=(0, 2, 3))

@@ -1,7 +1,7 @@
 """What a solve needs to know and what it returns: settings and antenna gains.
 
-What belongs here: the two dataclasses and operations on gains alone (phase reference, joining, restricting). What does not:
-solving (``solver``), applying (``apply``), judging (``quality``), storing (``contimg_resources.calibration_tables``).
+What belongs here: the two dataclasses and operations on gains alone (phase reference, joining). What does not: solving
+(``solver``), applying (``apply``), judging (``quality``), storing (``contimg_resources.calibration_tables``).
 
 Convention: ``V_observed(i, j) = g_i conj(g_j) V_true(i, j)``; tables hold g, applying divides, as CASA does.
 """

@@ -1,7 +1,7 @@
 """Antenna gains from baseline statistics: alternating least squares with robust reweighting.
 
-What belongs here: the numerical kernels and the function that runs them over many independent problems. What does not: the
-choice of intervals, blocks and priors (``bandpass``, ``gain``) and the pass over the data (``statistics``).
+What belongs here: the numerical kernels and the function that runs them over many independent problems. What does not:
+the choice of intervals, blocks and priors (``bandpass``, ``gain``) and the pass over the data (``statistics``).
 
 Method: minimise ``sum_ij w |V_ij - g_i conj(g_j) M_ij|^2`` by solving for each antenna with the others held
 (``g_i = sum_j cross_ij g_j / sum_j power_ij |g_j|^2``) and averaging every second step with the one before it (StEFCal:
@@ -132,7 +132,7 @@ def _solve_one(
     n_antennas = len(gains)
     cross, power = np.zeros((n_antennas, n_antennas), dtype=np.complex128), np.zeros((n_antennas, n_antennas))
     _sum_cells(data, norm, trust, antenna1, antenna2, cross, power)
-    _find_usable(power, controls.min_baselines, usable)
+    _find_usable(power, controls.min_baselines, np.ones_like(usable), usable)
     if not np.any(usable):
         return
     _guess(cross, power, usable, controls.phase_only, gains)
@@ -177,35 +177,40 @@ def _sum_cells(data, norm, trust, antenna1, antenna2, cross, power):  # type: ig
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_usable(power, min_baselines, usable):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Mark antennas with enough baselines among each other that can be reached from the fullest of them."""
-    n_antennas = power.shape[0]
-    candidate = usable.copy()
-    for i in range(n_antennas):
-        candidate[i] = True
+def _count_linked(power, members, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Number of baselines with data from antenna i to members."""
+    count = 0
+    for j in range(power.shape[0]):
+        if members[j] and power[i, j] > 0.0:
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_usable(power, min_baselines, candidate, usable):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Mark antennas with enough baselines among each other that can be reached from the fullest of them.
+
+    ``candidate`` is all True on entry and ``usable`` all False.
+    """
     changed = True
     fullest, most = 0, 0
     while changed:
         changed, most = False, 0
-        for i in range(n_antennas):
-            count = 0
-            for j in range(n_antennas):
-                if candidate[j] and power[i, j] > 0.0:
-                    count += 1
+        for i in range(power.shape[0]):
+            count = _count_linked(power, candidate, i) if candidate[i] else 0
             if candidate[i] and count < max(min_baselines, 2):
                 candidate[i] = False
                 changed = True
-            elif candidate[i] and count > most:
+            elif count > most:
                 fullest, most = i, count
     usable[fullest] = most > 0
     changed = most > 0
     while changed:
         changed = False
-        for i in range(n_antennas):
-            for j in range(n_antennas):
-                if candidate[i] and not usable[i] and usable[j] and power[i, j] > 0.0:
-                    usable[i] = True
-                    changed = True
+        for i in range(power.shape[0]):
+            if candidate[i] and not usable[i] and _count_linked(power, usable, i) > 0:
+                usable[i] = True
+                changed = True
 
 
 @numba.njit(cache=True, nogil=True)
@@ -232,36 +237,40 @@ def _guess(cross, power, usable, phase_only, gains):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True, nogil=True)
+def _best_gain(cross, power, gains, i, phase_only):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Least-squares gain of antenna i with all others held."""
+    top, bottom = 0j, 0.0
+    for j in range(gains.shape[0]):
+        g = gains[j]
+        top += cross[i, j] * g
+        bottom += power[i, j] * (g.real * g.real + g.imag * g.imag)
+    if phase_only:
+        bottom = abs(top)
+    return top / bottom if bottom > 0.0 else gains[i]
+
+
+@numba.njit(cache=True, nogil=True)
 def _alternate(cross, power, usable, gains, updated, controls):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Iterate ``gains`` in place; returns the number of steps, negative if it did not converge."""
     n_antennas = usable.shape[0]
     for step in range(1, controls.max_iterations + 1):
+        is_averaged = step % 2 == 0
         change, size = 0.0, 0.0
         for i in range(n_antennas):
             updated[i] = gains[i]
-            if not usable[i]:
-                continue
-            top, bottom = 0j, 0.0
-            for j in range(n_antennas):
-                g = gains[j]
-                top += cross[i, j] * g
-                bottom += power[i, j] * (g.real * g.real + g.imag * g.imag)
-            new = gains[i]
-            if controls.phase_only and abs(top) > 0.0:
-                new = top / abs(top)
-            elif bottom > 0.0 and not controls.phase_only:
-                new = top / bottom
-            if step % 2 == 0:
-                new = 0.5 * (new + gains[i])
+            if usable[i]:
+                new = _best_gain(cross, power, gains, i, controls.phase_only)
+                if is_averaged:
+                    new = 0.5 * (new + gains[i])
                 if controls.phase_only and abs(new) > 0.0:
                     new /= abs(new)
-            updated[i] = new
-            step_taken = new - gains[i]
-            change += step_taken.real * step_taken.real + step_taken.imag * step_taken.imag
-            size += new.real * new.real + new.imag * new.imag
+                moved = new - gains[i]
+                change += moved.real * moved.real + moved.imag * moved.imag
+                size += new.real * new.real + new.imag * new.imag
+                updated[i] = new
         for i in range(n_antennas):
             gains[i] = updated[i]
-        if step % 2 == 0 and change <= controls.tolerance**2 * size:
+        if is_averaged and change <= controls.tolerance**2 * size:
             return step
     return -controls.max_iterations
 

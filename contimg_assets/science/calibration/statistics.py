@@ -1,6 +1,6 @@
 """Sufficient statistics of visibilities against a model, per baseline, time cell, channel block and correlation.
 
-What belongs here: the one pass over the data that every solve needs. What does not: the iteration for gains (``solver``).
+What belongs here: the one pass over the data that every solve needs. What does not: the iteration (``solver``).
 
 For gains that are constant within a cell, the least-squares problem ``sum w |V - g_i conj(g_j) M|^2`` depends on
 the data only through ``cross = sum w V conj(M)`` and ``power = sum w |M|^2``: averaging this way is exact and never
@@ -11,6 +11,7 @@ averaging data and model separately, which smears off-centre sources.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,8 +105,7 @@ def accumulate_statistics(
             amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=settings.primary_beam)
             gains = gains_at(mapped, vis, time_mjd)
             shares = [
-                rows[(slot[rows] >= a) & (slot[rows] < b) & long_enough[rows]]
-                for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+                rows[(slot[rows] >= a) & (slot[rows] < b) & long_enough[rows]] for a, b in itertools.pairwise(bounds)
             ]
             sums = (statistics.cross[cell], statistics.power[cell])
 

@@ -1,13 +1,15 @@
-"""Does a dip change with frequency as plasma does?
+"""Whether a dip changes with frequency as plasma does.
 
-What belongs here: fits of one event in several bands. What does not: finding it (``detect``) and naming it (``verdict``).
+What belongs here: fits of one event in several bands. What does not: finding it (``detect``) and naming it
+(``verdict``).
 
-Method. Two hypotheses with the same free parameters are fitted to all bands at once: a lens whose strength falls as nu^-2
-(Clegg, Fey & Lazio 1998), and the same gain in every band (which a Gaussian dip may also play). Each band has its own
-quiescent level. What all bands do together at an epoch (flux scale, scintillation) is absorbed by a common error per epoch,
-so that only differences between the bands decide. ``chromaticity`` is the signed root of the difference in chi-square, divided by
-the reduced chi-square where that exceeds one. The rejected alternative, a spectral index per epoch compared between dip and
-baseline, changes sign between dip and shoulders and loses half of the signal when averaged.
+Method. Two hypotheses with the same free parameters are fitted to all bands at once: a lens whose strength falls as
+nu^-2 (Clegg, Fey & Lazio 1998), and the same gain in every band (which a Gaussian dip may also play). Each band has
+its own quiescent level. What all bands do together at an epoch (flux scale, scintillation) is absorbed by a common
+error per epoch, so that only differences between the bands decide. ``chromaticity`` is the signed root of the
+difference in chi-square, divided by the reduced chi-square where that exceeds one. The rejected alternative, a
+spectral index per epoch compared between dip and baseline, changes sign between dip and shoulders and loses half of
+the signal when averaged.
 """
 
 from __future__ import annotations
@@ -33,13 +35,14 @@ from contimg_assets.science.ese.templates import (
 from contimg_assets.science.plasma_lens import CAUSTIC_ALPHA
 
 _WINDOW_FWHM = 5.0
-"""Points further from the peak than this many FWHM are not fitted: a source's slow changes are none of the event's business."""
+"""Points further from the peak than this many FWHM are not fitted: a source's slow changes are none of the event's
+business."""
 
 _WINDOW_MIN_D = 15.0
 
 _STRENGTHS = (0.8, 4.0)
-"""Starting points besides the detection's own template, which is on the other side of the caustic limit: there is a valley on
-either side."""
+"""Starting points besides the detection's own template, which is on the other side of the caustic limit: there is a
+valley on either side."""
 
 _POINTS_MIN = 12
 """Points in all bands below which nothing is fitted: there are up to nine parameters."""
@@ -164,7 +167,7 @@ def fit_chromaticity(bands: list[Series], dip: Dip, reference_hz: float, common_
     problem = _problem(bands, dip, reference_hz, common_error)
     if problem is None:
         return None
-    bank = template_bank()
+    bank = template_bank(fine=True)
     own = (float(bank.alpha[dip.shape]), float(bank.source_fwhm[dip.shape]))
     other = _STRENGTHS[0] if own[0] > CAUSTIC_ALPHA else _STRENGTHS[1]
     starts = [_start(a, b, dip) for a, b in (own, (other, 0.9)) if np.isfinite(a)]

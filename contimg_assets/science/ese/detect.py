@@ -1,13 +1,13 @@
-"""Is there a dip in this light curve that its noise does not explain?
+"""Whether there is a dip in a light curve that its noise does not explain.
 
 What belongs here: from one series to one ``Dip``. What does not: what the dip is (``chromaticity``, ``verdict``).
 
 Method. 1. A matched filter with white noise of the quoted errors screens out quiet light curves: it bounds, nearly, the
-significance of anything found later. 2. What is left is searched again against the red noise that fits it best, and the best
-trials of both searches are compared by likelihood, each with its own best noise (``search.likelihood_ratios``). 3. The
-winner is refined in width and time. 4. A flare that fits better discards it, and points that do not look like a dip make it
-incredible. The rejected criterion, (extreme - mean) / standard deviation, cannot exceed (n - 1) / sqrt(n) and
-loses 95 per cent of simulated events.
+significance of anything found later. 2. What is left is searched again against the red noise that fits it best, and
+the best trials of both searches are compared by likelihood, each with its own best noise
+(``search.likelihood_ratios``). 3. The winner is refined in width and time. 4. A flare that fits better discards it,
+and points that do not look like a dip make it incredible. The rejected criterion, (extreme - mean) / standard
+deviation, cannot exceed (n - 1) / sqrt(n) and loses 95 per cent of simulated events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contimg_assets.science.ese.noise import filter_gains, noise_grid
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios, screen
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
-from contimg_assets.science.ese.templates import REACH, template_bank
+from contimg_assets.science.ese.templates import REACH, TemplateBank, template_bank
 
 _WIDTH_RATIO = 1.4
 _TRIALS_KEPT = 12
@@ -54,7 +54,7 @@ class Dip:
     """Quiescent level."""
 
     shape: int
-    """Index in the template bank."""
+    """Index in the fine template bank."""
 
     red_rms: float
     """Rms of the red noise beside the dip."""
@@ -89,7 +89,7 @@ def points_required(n_points: int, settings: SearchSettings) -> int:
 
 
 def screen_series(series: list[Series], settings: SearchSettings) -> NDArray[np.float64]:
-    """Best signal-to-noise of a dip in each of many series against white noise of the quoted errors, shape (n_series,)."""
+    """Best signal-to-noise of a dip in each series against white noise of the quoted errors, shape (n_series,)."""
     bank = template_bank()
     widths = [search_widths(s.time_mjd, settings) for s in series]
     return screen(
@@ -129,22 +129,26 @@ def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
     if trials.size == 0:
         return None
     bank = template_bank()
-    events = _compare(series, error, models, trials)
+    events = _compare(series, error, models, trials, bank)
     dips, flares = events[0, :, : bank.n_dips], events[0, :, bank.n_dips :]
     if not np.isfinite(dips.max()):
         return None
     suitable = models[_best_models(events)]
     starts = trials[np.argsort(-dips.max(axis=1), kind="stable")[:_STARTS]]
-    refined = _refine(series, error, suitable, starts, slice(bank.n_dips))
+    refined = _refine(series, error, suitable, starts, bank, slice(bank.n_dips))
     if flares.max() > dips.max() - _FLARE_MARGIN:
         flare = trials[np.argmax(flares.max(axis=1))][None]
-        refined = np.concatenate([refined, _refine(series, error, suitable, flare, slice(bank.n_dips, None))])
-    events = _compare(series, error, models, refined)
-    if events[0, :, bank.n_dips :].max() >= events[0, :, : bank.n_dips].max():
+        refined = np.concatenate([refined, _refine(series, error, suitable, flare, bank, slice(bank.n_dips, None))])
+    fine = template_bank(fine=True)
+    events = _compare(series, error, models, refined, fine)
+    best = refined[np.argmax(events[0, :, : fine.n_dips].max(axis=1))][None]
+    best = _refine(series, error, suitable, best, fine, slice(fine.n_dips))[0]
+    best_flare = float(events[0, :, fine.n_dips :].max())
+    events = _compare(series, error, models, best[None], fine)
+    if best_flare >= events[0, 0, : fine.n_dips].max():
         return None
-    start, shape = np.unravel_index(int(np.argmax(events[0, :, : bank.n_dips])), (len(events[0]), bank.n_dips))
-    width, peak = refined[start]
-    dip = _describe(null, events[:, start, shape], models, float(width), float(peak), int(shape), series)
+    shape = int(np.argmax(events[0, 0, : fine.n_dips]))
+    dip = _describe(null, events[:, 0, shape], models, float(best[0]), float(best[1]), shape, series)
     return replace(dip, is_credible=_is_credible(dip, series, error, n_core_min, settings))
 
 
@@ -158,7 +162,12 @@ def _best_models(events: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _refine(
-    series: Series, error: NDArray[np.float64], models: NDArray[np.float64], starts: NDArray[np.float64], shapes: slice
+    series: Series,
+    error: NDArray[np.float64],
+    models: NDArray[np.float64],
+    starts: NDArray[np.float64],
+    bank: TemplateBank,
+    shapes: slice,
 ) -> NDArray[np.float64]:
     """Better (FWHM, peak time) for each start, by a search in ever smaller steps around it."""
     refined = starts.copy()
@@ -166,14 +175,17 @@ def _refine(
         for step in _REFINEMENTS:
             width, peak = refined[k]
             near = np.array([(width * np.exp(a * step), peak + b * step * width) for a in _STEPS for b in _STEPS])
-            refined[k] = near[np.argmax(_compare(series, error, models, near)[0, :, shapes].max(axis=1))]
+            refined[k] = near[np.argmax(_compare(series, error, models, near, bank)[0, :, shapes].max(axis=1))]
     return refined
 
 
 def _compare(
-    series: Series, error: NDArray[np.float64], models: NDArray[np.float64], trials: NDArray[np.float64]
+    series: Series,
+    error: NDArray[np.float64],
+    models: NDArray[np.float64],
+    trials: NDArray[np.float64],
+    bank: TemplateBank,
 ) -> NDArray[np.float64]:
-    bank = template_bank()
     return likelihood_ratios(series.time_mjd, series.value, error, models, bank.shapes, bank.n_dips, trials)[1]
 
 

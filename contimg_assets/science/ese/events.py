@@ -10,7 +10,7 @@ import hashlib
 
 import polars as pl
 
-EVENT_SCHEMA = {
+EVENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "event_id": pl.String,
     "candidate_id": pl.String,
     "at": pl.Datetime("us", "UTC"),
@@ -38,8 +38,8 @@ def candidate_events(previous: pl.DataFrame, current: pl.DataFrame) -> pl.DataFr
     Returns
     -------
     polars.DataFrame
-        ``EVENT_SCHEMA``. ``event_id`` is a hash of the content, so that writing the same events twice adds nothing. ``at`` is
-        the observation time of the newest point behind the change, as in ``detected_at``.
+        ``EVENT_SCHEMA``. ``event_id`` is a hash of the content, so that writing the same events twice adds nothing.
+        ``at`` is the observation time of the newest point behind the change, as in ``detected_at``.
     """
     known = {row["candidate_id"]: row for row in previous.iter_rows(named=True)} if previous.height else {}
     events = []

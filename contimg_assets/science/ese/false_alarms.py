@@ -3,11 +3,12 @@
 What belongs here: the number of independent trials and the probability. What does not: the search itself.
 
 Method. The maximum of a smooth Gaussian field over time and width exceeds a high level z with probability
-1 - exp(-N z exp(-z^2 / 2)): the leading term of the expected Euler characteristic in two dimensions (Adler 1981; Vitells & Gross 2011,
-Astropart. Phys. 35, 230, doi:10.1016/j.astropartphys.2011.08.005). N depends on the sampling and the widths tried, and is fitted
-to white-noise light curves with exactly that sampling. Simulating until the tail itself is reached would take a thousand times
-longer. A light curve whose noise is not as quoted had its noise model chosen from many, which raises the ratio of
-likelihoods by chance: ``CHOICE_OF_NOISE_SIGMA``, measured on simulated red and underestimated noise, is taken off first.
+1 - exp(-N z exp(-z^2 / 2)): the leading term of the expected Euler characteristic in two dimensions (Adler 1981;
+Vitells & Gross 2011, Astropart. Phys. 35, 230, doi:10.1016/j.astropartphys.2011.08.005). N depends on the sampling
+and the widths tried, and is fitted to white-noise light curves with exactly that sampling. Simulating until the tail
+itself is reached would take a thousand times longer. A light curve whose noise is not as quoted had its noise model
+chosen from many, which raises the ratio of likelihoods by chance: ``CHOICE_OF_NOISE_SIGMA``, measured on simulated
+red and underestimated noise, is taken off first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from contimg_assets.science.ese.search import best_peaks
 from contimg_assets.science.ese.templates import template_bank
 
 CHOICE_OF_NOISE_SIGMA = 1.5
-"""Quantiles of the root of the likelihood ratio (50, 90, 99 per cent; 8, 15 and 30 points) are this much larger when the noise
-is red or three times the quoted one."""
+"""Quantiles of the root of the likelihood ratio (50, 90, 99 per cent; 8, 15 and 30 points) are this much larger when
+the noise is red or three times the quoted one."""
 
 _CLEAR_EVIDENCE = 10.0
 """Twice the gain in log-likelihood from which the noise is certainly not as quoted."""

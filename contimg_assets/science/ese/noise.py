@@ -1,13 +1,15 @@
 """What a light curve does on its own: white noise, its errors underestimated, and a red Ornstein-Uhlenbeck process.
 
-What belongs here: covariance models of a light curve and the filters that whiten with them. What does not: events (``search``).
+What belongs here: covariance models of a light curve and the filters that whiten with them. What does not: events
+(``search``).
 
-Method. The covariance is s^2 (diag(sigma_i^2) + rho^2 sigma^2 exp(-abs(t_i - t_j) / tau)) with sigma the median error. Its
-Cholesky factor is applied as a Kalman filter in O(n) (Kelly et al. 2009, ApJ 698, 895, doi:10.1088/0004-637X/698/1/895), whose
-gains depend on the sampling only, so that data, constant and templates are whitened by one recurrence. (rho, tau) run over a
-grid; the scale s >= 1 has its maximum in closed form except for a weak prior: errors wrong by a factor of e are 1.7 sigma
-away, which keeps an event in a handful of points from being explained by errors ten times too small. A grid was preferred to
-a numerical optimum: it cannot fail, and costs less than five iterations of one.
+Method. The covariance is s^2 (diag(sigma_i^2) + rho^2 sigma^2 exp(-abs(t_i - t_j) / tau)) with sigma the median
+error. Its Cholesky factor is applied as a Kalman filter in O(n) (Kelly et al. 2009, ApJ 698, 895,
+doi:10.1088/0004-637X/698/1/895), whose gains depend on the sampling only, so that data, constant and templates are
+whitened by one recurrence. (rho, tau) run over a grid; the scale s >= 1 has its maximum in closed form except for a
+weak prior: errors wrong by a factor of e are 1.7 sigma away, which keeps an event in a handful of points from being
+explained by errors ten times too small. A grid was preferred to a numerical optimum: it cannot fail, and costs less
+than five iterations of one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ LOG_SCALE_SIGMA = 0.6
 """Prior of ln s: how wrong quoted errors tend to be."""
 
 RED_RMS_SIGMA = 0.1
-"""Prior of the red noise's rms relative to the flux density: scintillation at GHz frequencies is a few to 30 per cent."""
+"""Prior of the red noise's rms relative to the flux density: scintillation at GHz frequencies is a few to 30 per
+cent."""
 
 
 def noise_grid(median_error: float, sampling_d: float) -> NDArray[np.float64]:
@@ -44,7 +47,7 @@ def noise_grid(median_error: float, sampling_d: float) -> NDArray[np.float64]:
 def filter_gains(
     time: NDArray[np.float64], error: NDArray[np.float64], rms: float, tau_d: float
 ) -> NDArray[np.float64]:
-    """Kalman filter of red plus white noise, shape (3, n): memory since the point before, gain, inverse innovation sigma."""
+    """Kalman filter of red plus white noise, shape (3, n): memory since the last point, gain, 1 / innovation sigma."""
     gains = np.empty((3, time.size))
     variance = rms * rms
     predicted = variance

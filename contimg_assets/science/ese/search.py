@@ -3,10 +3,11 @@
 What belongs here: the compiled loops. What does not: what a detection means (``detect``).
 
 ``best_peaks`` slides each template of each width along the light curve, whitened by one noise model, with a constant
-quiescent level projected out: z = T.(y - c) / sqrt(T.T) in the whitened space. ``likelihood_ratios`` takes the best few of
-them and gives each, and the constant alone, the noise model that suits it best: since an event is part of its own model when its
-noise is estimated, it cannot hide in (or be explained by) the noise it causes itself. All shapes go through the filter
-together, innermost and contiguous, which the compiler turns into vector instructions: 4 times faster than one by one.
+quiescent level projected out: z = T.(y - c) / sqrt(T.T) in the whitened space. ``likelihood_ratios`` takes the best
+few of them and gives each, and the constant alone, the noise model that suits it best: since an event is part of its
+own model when its noise is estimated, it cannot hide in (or be explained by) the noise it causes itself. All shapes
+go through the filter together, innermost and contiguous, which the compiler turns into vector instructions: 4 times
+faster than one by one.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def _overlaps(
     first: int,
     work: NDArray[np.float64],
 ) -> None:
-    """Whitened products of each template with itself, the data and a constant, into ``work[:3]``; ``work[3]`` is the state.
+    """Whitened products of each template with itself, the data and a constant, into ``work[:3]``.
 
-    ``white`` holds the whitened data and the whitened constant.
+    ``white`` holds the whitened data and the whitened constant; ``work[3]`` is the state of the filter.
     """
     n_shape = shapes.shape[1]
     for row in range(4):
@@ -174,7 +175,8 @@ def likelihood_ratios(
     Returns
     -------
     null : array of float, shape (5,)
-        Log-likelihood, quiescent level, error scale and model index without an event; log-likelihood with the quoted errors.
+        Log-likelihood, quiescent level, error scale and model index without an event; log-likelihood with the quoted
+        errors.
     events : array of float, shape (5, n_trial, n_shape)
         Log-likelihood, depth (in units of ``value``), quiescent level, error scale and model index of each event.
     """

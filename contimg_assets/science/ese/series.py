@@ -1,10 +1,10 @@
-"""Light-curve tables as arrays: one time series per source and band, relative to its median, and which of them to search.
+"""Light-curve tables as arrays: one time series per source and band, and which of them to search.
 
 What belongs here: sorting, cutting, scaling. What does not: searching (``detect``).
 
-The series searched is the band ``full`` where it exists: its sub-bands hold the same photons, and are kept for the test of
-chromaticity. Without it, bands within a factor 1.5 in frequency are averaged epoch by epoch, and bands further apart
-(2.25 and 8.3 GHz) are searched each on its own, which counts as more trials.
+The series searched is the band ``full`` where it exists: its sub-bands hold the same photons, and are kept for the
+test of chromaticity. Without it, bands within a factor 1.5 in frequency are averaged epoch by epoch, and bands
+further apart (2.25 and 8.3 GHz) are searched each on its own, which counts as more trials.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def usable_rows(light_curve: pl.DataFrame, as_of_mjd: float) -> pl.DataFrame:
 
 
 def source_series(rows: pl.DataFrame) -> list[list[Series]]:
-    """The series of each source, from rows of ``usable_rows``; those with a median flux density below zero are left out."""
+    """The series of each source, from rows of ``usable_rows``; without those whose median flux density is not positive."""
     groups = rows.group_by("source_id", "band", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("flux_jy").median(), pl.col("frequency_hz").median()
     )
@@ -156,7 +156,7 @@ def _glitches(value: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray
         b = value[i - 1] if i > 0 else value[i + 4]
         c = value[i + 1] if i < n - 1 else value[i - 4]
         d = value[i + 2] if i < n - 2 else value[i - 3]
-        middle = 0.5 * (a + b + c + d - max(max(a, b), max(c, d)) - min(min(a, b), min(c, d)))
+        middle = 0.5 * (a + b + c + d - max(a, b, c, d) - min(a, b, c, d))
         difference[i] = abs(value[i] - middle)
     scatter = MAD_TO_SIGMA * np.sort(difference)[n // 2]
     ratio = np.empty(n)

@@ -1,7 +1,7 @@
 """What the search for extreme scattering events may be told, with the reason for each default.
 
-What belongs here: numbers an astronomer may want to change. What does not: numbers that follow from a method, which stand
-beside that method.
+What belongs here: numbers an astronomer may want to change. What does not: numbers that follow from a method, which
+stand beside that method.
 """
 
 from __future__ import annotations

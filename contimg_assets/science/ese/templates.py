@@ -3,10 +3,11 @@
 What belongs here: shapes against time in units of their width, and the lens's gain as a table for fits.
 What does not: the physics of the lens (``plasma_lens``) and comparing shapes with data (``search``).
 
-A shape is tabulated against (t - t_peak) / FWHM from -REACH to REACH, with -1 at the centre of a dip (+1 for a flare), so its
-amplitude is a depth. A lens's amplitude is fitted freely, which stands for the compact fraction of the source. Eighteen lens
-shapes suffice, because the width absorbs most of the change of shape with strength (dips are 1.3 to 5 lens radii wide while
-alpha spans a factor of 200). The rejected alternative, 2248 templates over all parameters, gained nothing against red noise.
+A shape is tabulated against (t - t_peak) / FWHM from -REACH to REACH, with -1 at the centre of a dip (+1 for a
+flare), so its amplitude is a depth. A lens's amplitude is fitted freely, which stands for the compact fraction of the
+source. Eighteen lens shapes suffice, because the width absorbs most of the change of shape with strength (dips are
+1.3 to 5 lens radii wide while alpha spans a factor of 200). The rejected alternative, 2248 templates over all
+parameters, gained nothing against red noise.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ REACH = 4.0
 SAMPLES_PER_FWHM = 64
 """Linear interpolation in the table is then good to 1e-3 of the depth."""
 
-LENS_STRENGTHS = (0.5, 1.5, 3.0, 6.0, 12.0, 40.0)
-LENS_SOURCE_FWHM = (0.4, 0.9, 1.8)
-"""Shapes of the bank: strengths below, at and above the caustic limit; from a compact to a washed-out source."""
+_COARSE = ((0.5, 1.5, 3.0, 6.0, 12.0, 40.0), (0.4, 0.9, 1.8))
+_FINE = (tuple(np.geomspace(0.4, 45.0, 12).tolist()), (0.3, 0.5, 0.8, 1.2, 1.8))
+"""Strengths and source sizes of the banks: below, at and above the caustic limit; from a compact to a washed-out source."""
 
 FLARE_ASYMMETRIES = (0.2, 1.0, 5.0)
 """Rise time over decay time of the rival flares; 1 is a Gaussian."""
 
-GRID_LOG_ALPHA = (-3.0, 4.7, 29)
-GRID_SOURCE_FWHM = (0.3, 2.1, 4)
+GRID_LOG_ALPHA = (-3.0, 4.7, 35)
+GRID_SOURCE_FWHM = (0.3, 2.1, 7)
 GRID_POSITION = (0.0, 9.0, 226)
-"""First, last and number of nodes of the gain table: natural logarithm of alpha, source FWHM and position in lens radii."""
+"""First, last and number of nodes of the gain table: natural logarithm of alpha, source FWHM and position in lens
+radii."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,18 +64,21 @@ class TemplateBank:
 
 def dip_fwhm(alpha: float, source_fwhm: float) -> float:
     """Full width at half depth of a lens's central dip, lens radii."""
-    position = np.linspace(0.0, 8.0, 1601)
+    position = np.linspace(0.0, 8.0, 321)
     loss = 1.0 - lens_gain(position, alpha, source_fwhm)
-    return float(2.0 * position[np.argmax(loss < 0.5 * loss[0])])
+    first = int(np.argmax(loss < 0.5 * loss[0]))
+    part = (loss[first - 1] - 0.5 * loss[0]) / (loss[first - 1] - loss[first])
+    return float(2.0 * (position[first - 1] + part * (position[1] - position[0])))
 
 
-@lru_cache(maxsize=1)
-def template_bank() -> TemplateBank:
-    """Build the bank used by every search; cached, because it never changes."""
+@lru_cache(maxsize=2)
+def template_bank(*, fine: bool = False) -> TemplateBank:
+    """Build the bank for searching, or the fine one for what was found; cached, because it never changes."""
     offset = np.linspace(-REACH, REACH, int(2 * REACH * SAMPLES_PER_FWHM) + 1)
     shapes, strengths, sizes, widths = [], [], [], []
-    for alpha in LENS_STRENGTHS:
-        for source_fwhm in LENS_SOURCE_FWHM:
+    bank_strengths, bank_sizes = _FINE if fine else _COARSE
+    for alpha in bank_strengths:
+        for source_fwhm in bank_sizes:
             fwhm = dip_fwhm(alpha, source_fwhm)
             change = lens_gain(offset * fwhm, alpha, source_fwhm) - 1.0
             shapes.append(-change / change[offset.size // 2])

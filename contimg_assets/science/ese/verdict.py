@@ -2,10 +2,11 @@
 
 What belongs here: the rules. What does not: the measurements they rest on.
 
-In this order: a dip that the other sources show too, that comes back every year, or that is one of many glitches is ours
-(``systematic``); a dip that is one of many, or barely stands out of the red noise beside it, is ``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
-``achromatic`` (a U shape alone proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to tell,
-there is no verdict.
+In this order: a dip that the other sources show too, that comes back every year, or that is one of many glitches is
+ours (``systematic``); a dip that is one of many, or barely stands out of the red noise beside it, is
+``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
+``achromatic`` (a U shape alone proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to
+tell, there is no verdict.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _depth_during(series: Series, dip: Dip) -> float:
 
 
 def recurs_yearly(dip: Dip, others: list[Dip]) -> bool:
-    """Whether another dip of the same source lies whole years away: the Sun or the weather comes back, clouds do not."""
+    """Whether another dip of the source lies whole years away: the Sun and the weather come back, clouds do not."""
     for other in others:
         apart = abs(other.peak_mjd - dip.peak_mjd)
         years = round(apart / _YEAR_D)

@@ -16,14 +16,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, diags_array, eye_array
 from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from contimg_assets.science.photometry.kernels import Couplings
 
-_MAX_CONDITION = 10.0
-"""Condition number of a component's equations above which its members are flagged."""
+_MAX_AMPLIFICATION = 2.0
+"""Growth of a source's error by deblending above which it is flagged."""
+_MAX_DENSE = 64
+"""Components of more sources than this, in fields crowded to the confusion limit, are solved as sparse systems."""
+_ROWS_AT_ONCE = 64
+"""Rows of a large inverse in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,9 +112,9 @@ def solve_blends(
         As filled by ``kernels.couple_pairs``.
     """
     n = flux.size
-    out_flux, out_error = flux.copy(), gain * rms
+    alone = gain * rms
+    out_flux, out_error = flux.copy(), alone.copy()
     blend = np.full(n, -1, dtype=np.int64)
-    bad = np.zeros(n, dtype=np.bool_)
     label = components(n, pairs.first, pairs.second)
     member = np.argsort(label, kind="stable")
     size = np.bincount(label, minlength=1)
@@ -119,18 +124,61 @@ def solve_blends(
     for m in np.unique(size[size > 1]):
         which = np.flatnonzero(size == m)
         rows = member[start[which][:, None] + np.arange(m)]
-        block = np.full(label.max() + 1, -1, dtype=np.int64)
+        block = np.full(size.size, -1, dtype=np.int64)
         block[which] = np.arange(which.size)
         inside = np.flatnonzero(block[label[pairs.first]] >= 0)
         index = (block[label[pairs.first[inside]]], place[pairs.first[inside]], place[pairs.second[inside]])
-        matrix = np.broadcast_to(np.eye(m), (which.size, m, m)).copy()
-        matrix[index] = pairs.coupling[inside]
-        noise = np.einsum("ki,ij->kij", gain[rows] ** 2, np.eye(m))
-        noise[index] = pairs.covariance[inside]
-        noise *= rms[rows][:, :, None] * rms[rows][:, None, :]
-        inverse = np.linalg.inv(matrix)
-        out_flux[rows] = np.einsum("kij,kj->ki", inverse, flux[rows])
-        out_error[rows] = np.sqrt(np.maximum(np.einsum("kij,kjl,kil->ki", inverse, noise, inverse), 0.0))
+        scale = rms[pairs.first[inside]] * rms[pairs.second[inside]]
+        values = (pairs.coupling[inside], pairs.covariance[inside] * scale)
+        solve = _solve_small if m <= _MAX_DENSE else _solve_large
+        out_flux[rows], out_error[rows] = solve(flux[rows], alone[rows] ** 2, index, values)
         blend[rows] = rows.min(axis=1, keepdims=True)
-        bad[rows] = (np.linalg.cond(matrix) > _MAX_CONDITION)[:, None]
-    return Deblended(flux=out_flux, error=out_error, blend=blend, ill_conditioned=bad)
+    return Deblended(
+        flux=out_flux, error=out_error, blend=blend, ill_conditioned=out_error > _MAX_AMPLIFICATION * alone
+    )
+
+
+Index = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Component, row and column of each coupled pair."""
+
+
+def _solve_small(
+    flux: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    index: Index,
+    values: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fluxes and errors of components of one size, shape (n_components, size), by dense inverses of all at once."""
+    n_components, m = flux.shape
+    matrix = np.broadcast_to(np.eye(m), (n_components, m, m)).copy()
+    matrix[index] = values[0]
+    noise = np.einsum("ki,ij->kij", variance, np.eye(m))
+    noise[index] = values[1]
+    inverse = np.linalg.inv(matrix)
+    squared = np.einsum("kij,kjl,kil->ki", inverse, noise, inverse, optimize=True)
+    return np.einsum("kij,kj->ki", inverse, flux), np.sqrt(np.maximum(squared, 0.0))
+
+
+def _solve_large(
+    flux: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    index: Index,
+    values: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same for components of a crowded field, by a sparse factorisation and a few rows of the inverse at a time."""
+    m = flux.shape[1]
+    out_flux, out_error = np.empty_like(flux), np.empty_like(flux)
+    for k in range(flux.shape[0]):
+        mine = index[0] == k
+        at = (index[1][mine], index[2][mine])
+        factors = splu((coo_array((values[0][mine], at), shape=(m, m)) + eye_array(m)).tocsc())
+        noise = (coo_array((values[1][mine], at), shape=(m, m)) + diags_array(variance[k])).tocsr()
+        out_flux[k] = factors.solve(flux[k])
+        for begin in range(0, m, _ROWS_AT_ONCE):
+            rows = np.arange(begin, min(begin + _ROWS_AT_ONCE, m))
+            wanted = np.zeros((m, rows.size))
+            wanted[rows, np.arange(rows.size)] = 1.0
+            inverse_rows = factors.solve(wanted, trans="T")
+            squared = np.einsum("mr,mr->r", inverse_rows, noise @ inverse_rows)
+            out_error[k, rows] = np.sqrt(np.maximum(squared, 0.0))
+    return out_flux, out_error

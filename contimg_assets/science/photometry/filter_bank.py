@@ -122,20 +122,27 @@ def beam_stamp(beam: PixelBeam, radius_beams: float, step: int) -> Stamp:
     half_x = int(max(step, radius * np.sqrt(covariance[0, 0]))) // step
     column = step * np.arange(-half_x, half_x + 1)
     rows = []
-    for y in step * np.arange(-half_y, half_y + 1):
-        form = precision[0, 0] * column**2 + 2 * precision[0, 1] * column * y + precision[1, 1] * y * y
+    for row in step * np.arange(-half_y, half_y + 1):
+        form = precision[0, 0] * column**2 + 2 * precision[0, 1] * column * row + precision[1, 1] * row * row
         # The nearest pixels always belong, or a beam narrower than a pixel would have no stamp.
-        used = np.flatnonzero((form <= radius**2) | ((np.abs(column) <= step) & (abs(y) <= step)))
+        used = np.flatnonzero((form <= radius**2) | ((np.abs(column) <= step) & (abs(row) <= step)))
         if used.size:
-            rows.append((y, column[used[0]], used[-1] - used[0] + 1))
+            rows.append((row, column[used[0]], used[-1] - used[0] + 1))
     row_y, row_x, row_n = (np.array(values, dtype=np.int64) for values in zip(*rows, strict=True))
-    return Stamp(precision=precision, row_y=row_y, row_x=row_x, row_n=row_n, step=step)
+    x, y = _row_offsets(row_y, row_x, row_n, step)
+    return Stamp(precision, row_y, row_x, row_n, step, shape=_gaussian(beam, x, y))
 
 
 def stamp_offsets(stamp: Stamp) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Offsets (x, y) of a stamp's pixels in the order of the weights, shape (n_pixels,)."""
-    x = [x0 + stamp.step * np.arange(n) for x0, n in zip(stamp.row_x, stamp.row_n, strict=True)]
-    return np.concatenate(x), np.repeat(stamp.row_y, stamp.row_n)
+    return _row_offsets(stamp.row_y, stamp.row_x, stamp.row_n, stamp.step)
+
+
+def _row_offsets(
+    row_y: NDArray[np.int64], row_x: NDArray[np.int64], row_n: NDArray[np.int64], step: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    x = [first + step * np.arange(n) for first, n in zip(row_x, row_n, strict=True)]
+    return np.concatenate(x), np.repeat(row_y, row_n)
 
 
 def _beam_at_phases(beam: PixelBeam, x: NDArray[np.int64], y: NDArray[np.int64], n_phases: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ BLENDED = 1
 UNRESOLVED_NEIGHBOUR = 2
 """A neighbour is too close to be told apart; the flux is the sum of both."""
 ILL_CONDITIONED = 4
-"""The blend's equations amplify the noise more than tenfold; the error says how much."""
+"""Telling the blend apart more than doubles the error; the error says how much."""
 MASKED_PIXELS = 8
 """Some pixels of the stamp are blank; the flux comes from a matched filter over the others."""
 AT_EDGE = 16

@@ -171,7 +171,8 @@ def _measure(
 ) -> pl.DataFrame:
     """Filter, deblend and judge; the first ``index.size`` positions are the targets."""
     n_targets = index.size
-    plane, stamp, filters, at = Plane(maps.data, maps.background), bank.stamp, bank.filters(), Positions(x, y)
+    plane, stamp, filters = Plane(maps.data, maps.background), bank.stamp, bank.filters()
+    at = Positions(x, y, order=np.lexsort((x, y // _CACHE_ROWS)))
     work = np.zeros((3, bank.weights.shape[1]))
     filtered = Filtered(
         flux=np.full(x.size, np.nan),
@@ -180,7 +181,7 @@ def _measure(
         used=np.zeros(x.size),
         counts=np.zeros((x.size, 2), dtype=np.int64),
     )
-    filter_sources(plane, stamp, filters, at, np.lexsort((x, y // _CACHE_ROWS)), work, filtered)
+    filter_sources(plane, stamp, filters, at, work, filtered)
     rms, background = maps.at(x, y)
     usable = np.isfinite(filtered.flux) & (filtered.used >= settings.min_used_fraction)
     pairs = find_pairs(bank.beam.in_beams(x, y), usable, settings.deblend_radius_beams, settings.merge_radius_beams)

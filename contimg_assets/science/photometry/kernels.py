@@ -43,7 +43,9 @@ class Stamp(NamedTuple):
     row_n: Integers
     """Number of pixels of each row; their sum is n_pixels."""
     step: int
-    """Distance between the pixels used."""
+    """Distance between the pixels used; rows follow each other at this distance too."""
+    shape: Floats
+    """Beam of a source in the middle of its pixel, shape (n_pixels,)."""
 
 
 class Filters(NamedTuple):
@@ -63,6 +65,8 @@ class Positions(NamedTuple):
 
     x: Floats
     y: Floats
+    order: Integers
+    """Order in which sources are visited, so that neighbours find their pixels in the cache."""
 
 
 class Filtered(NamedTuple):
@@ -101,20 +105,27 @@ class Neighbours(NamedTuple):
 @numba.njit(cache=True, nogil=True)
 def _add_beam(model: Floats, keep: float, amplitude: float, x: float, y: float, stamp: Stamp) -> None:
     """Model := keep * model + amplitude * beam, the beam centred (x, y) from the stamp's central pixel."""
-    a, b, c = stamp.precision[0, 0], stamp.precision[0, 1], stamp.precision[1, 1]
+    p_xx, p_xy, p_yy = stamp.precision[0, 0], stamp.precision[0, 1], stamp.precision[1, 1]
     step = stamp.step
-    decay = math.exp(-a * step * step)
+    along_x = p_xx * x + p_xy * y
+    along_y = p_xy * x + p_yy * y
+    forward, backward, upward = math.exp(along_x * step), math.exp(-along_x * step), math.exp(along_y * step)
+    column = stamp.row_x[0]
+    start = amplitude * math.exp(along_x * column + along_y * stamp.row_y[0] - 0.5 * (along_x * x + along_y * y))
     p = 0
     for r in range(stamp.row_y.size):
-        dy = stamp.row_y[r] - y
-        dx = stamp.row_x[r] - x
-        value = amplitude * math.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
-        ratio = math.exp(-0.5 * step * (a * (2.0 * dx + step) + 2.0 * b * dy))
+        while column < stamp.row_x[r]:
+            start *= forward
+            column += step
+        while column > stamp.row_x[r]:
+            start *= backward
+            column -= step
+        value = start
         for _ in range(stamp.row_n[r]):
-            model[p] = keep * model[p] + value
-            value *= ratio
-            ratio *= decay
+            model[p] = keep * model[p] + value * stamp.shape[p]
+            value *= forward
             p += 1
+        start *= upward
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,17 +187,15 @@ def _quadratic_form(weights: Floats, acf: Floats, stamp: Stamp) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def filter_sources(
-    plane: Plane, stamp: Stamp, filters: Filters, at: Positions, order: Integers, work: Floats, out: Filtered
-) -> None:
-    """Filter every source on its own, in ``order`` for the cache's sake; ``work`` has room for three stamps.
+def filter_sources(plane: Plane, stamp: Stamp, filters: Filters, at: Positions, work: Floats, out: Filtered) -> None:
+    """Filter every source on its own; ``work`` has room for three stamps.
 
     A stamp with blank pixels takes the matched filter over the others.
     """
     weights = filters.weights
     pixels, beam, masked = work[0], work[1], work[2]
-    for o in range(order.size):
-        i = order[o]
+    for o in range(at.order.size):
+        i = at.order[o]
         ix = math.floor(at.x[i] + 0.5)
         iy = math.floor(at.y[i] + 0.5)
         _load_pixels(plane, ix, iy, stamp, pixels, out.counts[i])
@@ -279,8 +288,9 @@ def residual_chi2(
     """
     pixels, model = work[0], work[1]
     counts = np.zeros(2, np.int64)
-    for i in range(chi2.size):
-        if not (rms[i] > 0.0) or math.isnan(flux[i]):
+    for o in range(at.order.size):
+        i = at.order[o]
+        if i >= chi2.size or not (rms[i] > 0.0) or math.isnan(flux[i]):
             continue
         ix = math.floor(at.x[i] + 0.5)
         iy = math.floor(at.y[i] + 0.5)

@@ -166,7 +166,7 @@ def apparent_fluxes_jy(prepared: PreparedObservation, frequency_hz: NDArray[np.f
         ]
     )
     primary_beam = airy_power(prepared.separation_deg[:, :, None], frequency_hz, DISH_DIAMETER_M)
-    return np.asarray(intrinsic * primary_beam)
+    return np.asarray(intrinsic.reshape(-1, len(frequency_hz)) * primary_beam)
 
 
 def simulate_subband(prepared: PreparedObservation, subband: int) -> RawObservation:

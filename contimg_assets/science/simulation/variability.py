@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from contimg_assets.science.constants import SIGMA_TO_FWHM
 from contimg_assets.science.plasma_lens import light_curve_gain
@@ -105,10 +106,8 @@ class Scintillation:
         n_step = int(np.ceil((self.end_mjd - self.start_mjd) / step_d)) + 2
         kicks = np.random.default_rng(self.seed).standard_normal(n_step)
         memory = float(np.exp(-1.0 / _STEPS_PER_TIMESCALE))
-        walk = np.empty(n_step)
-        walk[0] = kicks[0]
-        for i in range(1, n_step):
-            walk[i] = memory * walk[i - 1] + np.sqrt(1.0 - memory**2) * kicks[i]
+        kicks[1:] *= np.sqrt(1.0 - memory**2)
+        walk = lfilter([1.0], [1.0, -memory], kicks)
         now = float(np.interp(mjd, self.start_mjd + step_d * np.arange(n_step), walk))
         strength = self.modulation * (frequency_hz / REFERENCE_FREQUENCY_HZ) ** self.frequency_exponent
         return np.maximum(1.0 + strength * now, 0.05)

@@ -1,0 +1,126 @@
+"""One full-size observation from files to photometry rows through the assets, in seconds per stage.
+
+Simulates (once, kept in ``.contimg/bench``) the calibrator transit and one field of the full array: 96 antennas, 768 channels,
+2.3 GB of files each; makes the transit's measurement set and bandpass, then runs ``observation_job`` on the field in a fresh process
+and prints the seconds of each stage and the peak memory of that process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / ".contimg" / "bench"
+RAW = DATA / "incoming"
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+CADENCE_S = 309.24
+
+
+def settle_environment() -> None:
+    """Settings of the benchmark: its own data folder, all cores."""
+    os.environ |= {
+        "CONTIMG_DATA": str(DATA),
+        "CONTIMG_INCOMING": str(RAW),
+        "CONTIMG_CATALOGUE": str(DATA / "truth" / "catalogue.parquet"),
+        "CONTIMG_SEASON_START": "2026-01-08",
+        "CONTIMG_SEASON_END": "2026-02-12",
+    }
+
+
+def simulate() -> None:
+    """Write the raw files unless they are there."""
+    command = [sys.executable, "-m", "contimg_portal.cli", "simulate", str(ROOT / "demo" / "full.toml")]
+    subprocess.run([*command, "--out", str(RAW), "--truth", str(DATA / "truth")], check=True)
+
+
+def run_stages() -> dict[str, float]:
+    """Materialize everything in this process; return seconds by asset of the field observation and of the bandpass."""
+    import dagster as dg
+
+    from contimg_assets.arrivals import observe_arrivals
+    from contimg_assets.definitions import defs
+    from contimg_resources.configurable import Observatory
+
+    observatory = Observatory()
+    shutil.rmtree(DATA / "products", ignore_errors=True)
+    observatory.store.path.unlink(missing_ok=True)
+    observe_arrivals(observatory)
+    observations = observatory.store.query("SELECT partition_key, calibrator FROM observation ORDER BY start_mjd")
+    transit = observations.filter(observations["calibrator"].is_not_null())["partition_key"][0]
+    field = observations.filter(observations["calibrator"].is_null())["partition_key"][0]
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def execute(job: str, partition_key: str | None, assets: list[str] | None = None) -> None:
+            chosen = None if assets is None else [dg.AssetKey(name) for name in assets]
+            result = defs.resolve_job_def(job).execute_in_process(
+                partition_key=partition_key, instance=instance, asset_selection=chosen
+            )
+            if not result.success:
+                raise SystemExit(f"{job} failed")
+
+        execute("catalogue_job", None)
+        execute("observation_job", transit, ["measurement_set"])
+        execute("bandpass_job", transit[:10])
+        began = time.perf_counter()
+        execute("observation_job", field)
+        whole_s = time.perf_counter() - began
+    rows = observatory.store.query(
+        "SELECT asset, duration_s FROM stage_timing WHERE partition_key IN (?, ?) ORDER BY started_at", [field, transit[:10]]
+    )
+    return {**dict(rows.iter_rows()), "observation_job": whole_s}
+
+
+def main() -> int:
+    """Run, print, and write the result."""
+    if len(sys.argv) > 1 and sys.argv[1] == "--stages":
+        seconds = run_stages()
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        sys.stdout.write("RESULT " + json.dumps({"stages_s": seconds, "peak_mb": peak_mb}) + "\n")
+        return 0
+    settle_environment()
+    simulate()
+    finished = subprocess.run(
+        [sys.executable, __file__, "--stages"], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
+    )
+    measured = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))[7:])
+    stages, ours_s = measured["stages_s"], measured["stages_s"]["observation_job"]
+    print("| stage | seconds |\n|---|---|")
+    for name, seconds in stages.items():
+        print(f"| {name} | {seconds:.1f} |")
+    print(f"\npeak memory {measured['peak_mb']:.0f} MB; {CADENCE_S / ours_s:.2f} x real time")
+    write_result(ours_s, measured)
+    return 0
+
+
+def write_result(ours_s: float, measured: dict[str, object]) -> None:
+    """Merge the result into ``benchmarks/results/latest.json``."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": []}
+    entry = {
+        "name": "observation",
+        "peer": "telescope cadence",
+        "ours_s": ours_s,
+        "peer_s": CADENCE_S,
+        "ratio": CADENCE_S / ours_s,
+        "ours_peak_mb": measured["peak_mb"],
+        "peer_peak_mb": None,
+        "agreement": None,
+        "runs": 1,
+        "stages_s": measured["stages_s"],
+    }
+    results = [other for other in known["results"] if other["name"] != entry["name"]] + [entry]
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

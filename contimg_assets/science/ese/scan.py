@@ -1,0 +1,140 @@
+"""The search over all sources of a table: screening, events one after the other, false-alarm probabilities.
+
+What belongs here: the order of the steps. What does not: each step (``series``, ``detect``, ``false_alarms``), and
+rows of tables (``candidates``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from contimg_assets.science.ese.detect import Dip, find_dip, points_required, screen_series, search_widths
+from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability, threshold
+from contimg_assets.science.ese.series import Series, source_series, split_bands, without_outliers
+from contimg_assets.science.ese.settings import SearchSettings
+
+_LOOKS_PER_EVENT = 2
+"""Glitches that look significant are cut out too; this bounds how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedSeries:
+    """One series to search, as observed and without glitches, and the bands that tell colours."""
+
+    raw: Series
+    clean: Series
+    bands: list[Series]
+    n_searched: int
+    """Series of this source that are searched: each is a trial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A dip with everything known about it."""
+
+    dip: Dip
+    searched: SearchedSeries
+    false_alarm_probability: float
+
+    @property
+    def source_id(self) -> str:
+        """The source the dip was found in."""
+        return self.searched.raw.source_id
+
+
+def scan(
+    rows: pl.DataFrame, rng: np.random.Generator, settings: SearchSettings
+) -> tuple[list[SearchedSeries], list[Find]]:
+    """Search every source.
+
+    Parameters
+    ----------
+    rows : polars.DataFrame
+        Result of ``series.usable_rows``.
+    rng : numpy.random.Generator
+        For the noise that calibrates false alarms.
+    settings : SearchSettings
+        Limits of the search.
+
+    Returns
+    -------
+    searched : list of SearchedSeries
+        Every series that has points.
+    found : list of Find
+        Dips up to the largest allowed false-alarm probability, most significant first, one per event.
+    """
+    searched = _to_search(rows, settings)
+    long_enough = [item for item in searched if item.clean.time_mjd.size >= settings.n_epochs_min]
+    best = screen_series([item.clean for item in long_enough], settings)
+    quiet_below = threshold(1.0, settings.false_alarm_probability_max)
+    found: list[Find] = []
+    trials: dict[tuple[int, float, float], float] = {}
+    for item, z in zip(long_enough, best, strict=True):
+        if z >= quiet_below:
+            found += _search(item, settings, trials, rng)
+    return searched, _one_per_event(found)
+
+
+def _to_search(rows: pl.DataFrame, settings: SearchSettings) -> list[SearchedSeries]:
+    """Every series to search, with the bands it is compared in."""
+    searched = []
+    for bands in source_series(rows):
+        clean_bands = [without_outliers(series, settings.fractional_error_floor) for series in bands]
+        clean, to_compare = split_bands(clean_bands)
+        raw = split_bands(bands)[0]
+        searched += [SearchedSeries(r, c, to_compare, len(clean)) for r, c in zip(raw, clean, strict=True)]
+    return searched
+
+
+def _search(
+    item: SearchedSeries,
+    settings: SearchSettings,
+    trials: dict[tuple[int, float, float], float],
+    rng: np.random.Generator,
+) -> list[Find]:
+    """Dips of one series that noise does not make, strongest first; each is cut out before the next is sought."""
+    found: list[Find] = []
+    remaining = item.clean
+    for _ in range(_LOOKS_PER_EVENT * settings.events_per_source_max):
+        dip = find_dip(remaining, settings)
+        if dip is None:
+            break
+        n_trials = item.n_searched * _trials(item.clean, settings, trials, rng)
+        probability = false_alarm_probability(dip.significance, n_trials)
+        if probability > settings.false_alarm_probability_max or len(found) == settings.events_per_source_max:
+            break
+        if dip.is_credible:
+            found.append(Find(dip, item, probability))
+        remaining = remaining.select(np.abs(remaining.time_mjd - dip.peak_mjd) > 1.5 * dip.fwhm_d)
+    return found
+
+
+def _trials(
+    series: Series,
+    settings: SearchSettings,
+    known: dict[tuple[int, float, float], float],
+    rng: np.random.Generator,
+) -> float:
+    """Effective trials of a series; the same for series of the same length, span and spacing."""
+    time = series.time_mjd
+    key = (time.size, round(float(time[-1] - time[0])), round(float(np.median(np.diff(time))), 2))
+    if key not in known:
+        widths, n_core_min = search_widths(time, settings), points_required(time.size, settings)
+        known[key] = effective_trials(time, series.with_floor(settings.fractional_error_floor), widths, n_core_min, rng)
+    return known[key]
+
+
+def _one_per_event(found: list[Find]) -> list[Find]:
+    """Of dips of one source that overlap in time (seen in two bands), the most significant."""
+    kept: list[Find] = []
+    for find in sorted(found, key=lambda f: (-f.dip.significance, f.source_id, f.dip.peak_mjd)):
+        if not any(
+            other.source_id == find.source_id
+            and abs(other.dip.peak_mjd - find.dip.peak_mjd) < 0.5 * (other.dip.fwhm_d + find.dip.fwhm_d)
+            for other in kept
+        ):
+            kept.append(find)
+    return kept

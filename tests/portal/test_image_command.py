@@ -1,0 +1,138 @@
+"""``contimg image`` on measurement sets of a small array, and what it says when an option is wrong."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from contimg_assets.science.calibration.solutions import Solutions
+from contimg_portal.commands.image import image
+from contimg_resources.calibration_tables import write_calibration_table
+from contimg_resources.fits_images import list_bands, read_image, read_plane
+from contimg_resources.measurement_sets import write_measurement_set
+from tests.science.interferometer import observe
+
+app = typer.Typer()
+app.command()(image)
+
+
+def run(*arguments):
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    """Run the command, which must not fail, and return its JSON."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def observation():
+    """A source of 1 Jy a little off the centre, and its position."""
+    return observe(
+        [(0.3, -0.2, 1.0, 0.0)], n_antennas=14, n_chan=8, rms_jy=2e-3, rng=np.random.default_rng(1), drifts=False
+    )
+
+
+@pytest.fixture(scope="module")
+def measurement_set(observation, tmp_path_factory):
+    """The observation as a measurement set."""
+    path = tmp_path_factory.mktemp("image") / "drift.ms"
+    write_measurement_set(path, observation[0].columns())
+    return path
+
+
+def test_images_of_a_measurement_set(observation, measurement_set, tmp_path):
+    """The source is at its place with its flux density times the primary beam, in the full band and both sub-bands."""
+    summary = succeed(measurement_set, "--out", tmp_path / "images", "--bands", 2)
+    assert list_bands(tmp_path / "images") == ["full", "band0", "band1"]
+    assert [plane["band"] for plane in summary["planes"]] == ["full", "band0", "band1"]
+    assert summary["n_clean_components"] > 0
+    [(ra, dec)] = observation[1]
+    for band in list_bands(tmp_path / "images"):
+        restored = read_image(tmp_path / "images" / f"{band}_image.fits")
+        y, x = np.unravel_index(restored["data"].argmax(), restored["data"].shape)
+        at_x, at_y = restored["wcs"].wcs_world2pix(ra, dec, 0)
+        assert np.hypot(x - at_x, y - at_y) < 1.0
+        expected = read_plane(tmp_path / "images" / f"{band}_primary_beam.fits")[y, x]
+        # The nearest pixel is up to 0.7 pixels off, where a beam of 4.5 pixels has fallen by 6 per cent.
+        assert 0.93 * expected < restored["data"].max() < 1.02 * expected
+
+
+def test_cell_size_and_channels_can_be_chosen(measurement_set, tmp_path):
+    """Pixel side, number of pixels and channels are as asked for."""
+    summary = succeed(
+        measurement_set, "--out", tmp_path / "images", "--cell", 30, "--pixels", 200, "--channels", "0~1;4", "--robust", 2
+    )  # fmt: skip
+    assert summary["n_pixels"] == [200, 200]
+    assert summary["cell_arcsec"] == pytest.approx(30.0)
+    frequency = 1311.25 + 187.5 / 8 * (np.array([0, 1, 4]) + 0.5)
+    assert summary["planes"][0]["frequency_mhz"] == pytest.approx(frequency.mean(), abs=0.5)
+
+
+def test_gains_are_applied_while_reading(observation, measurement_set, tmp_path):
+    """With a gain table that halves every gain the fluxes are four times larger."""
+    vis = observation[0]
+    shape = (1, vis.n_antennas, 1, 2)
+    solutions = Solutions(
+        kind="G",
+        gains=np.full(shape, 0.5 + 0j),
+        flags=np.zeros(shape, dtype=bool),
+        snr=np.full(shape, 100.0, dtype=np.float32),
+        time_mjd=np.array([vis.time_mjd.mean()]),
+        interval_s=np.array([100.0]),
+        frequency_hz=np.array([vis.mean_frequency_hz]),
+        refant=0,
+        antenna_names=vis.antenna_names,
+        correlations=vis.correlations,
+        field_name=vis.field_name,
+        residual=0.0,
+        n_iterations=1,
+        converged=np.ones((1, 1, 2), dtype=bool),
+    )
+    write_calibration_table(tmp_path / "g.cal", solutions.columns(), measurement_set)
+    plain = succeed(measurement_set, "--out", tmp_path / "plain")
+    calibrated = succeed(measurement_set, "--out", tmp_path / "calibrated", "--gain", tmp_path / "g.cal")
+    ratio = calibrated["planes"][0]["peak_jy_beam"] / plain["planes"][0]["peak_jy_beam"]
+    assert ratio == pytest.approx(4.0, rel=0.01)
+
+
+def test_table_is_printed_for_people(measurement_set, tmp_path):
+    """Without --json beam, rms, peak and number of components are printed."""
+    result = run(measurement_set, "--out", tmp_path / "images", "--iterations", 0)
+    assert result.exit_code == 0
+    for word in ("major_arcsec", "rms_jy_beam", "peak_jy_beam", "n_clean_components: 0"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (["--channels", "a~b"], 2, "ranges such as"),
+        (["--channels", "6~9"], 1, "0~7"),
+        (["--pixels", "33"], 1, "n_pixels"),
+        (["--robust", "5"], 2, "robust"),
+        (["--field", "elsewhere"], 1, "elsewhere"),
+    ],
+    ids=["not ranges", "beyond the band", "odd size", "robust", "field"],
+)
+def test_wrong_option_is_one_clear_error(measurement_set, tmp_path, options, exit_code, message):
+    """A wrong option ends with the exit code of its kind and a message that names it; nothing is written."""
+    result = run(measurement_set, "--out", tmp_path / "images", *options)
+    assert result.exit_code == exit_code
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_observation_without_data_is_refused(observation, tmp_path):
+    """A fully flagged measurement set is an error, not an empty image."""
+    vis = replace(observation[0], flags=np.ones_like(observation[0].flags))
+    write_measurement_set(tmp_path / "flagged.ms", vis.columns())
+    result = run(tmp_path / "flagged.ms", "--out", tmp_path / "images")
+    assert result.exit_code == 1
+    assert "flagged" in result.output

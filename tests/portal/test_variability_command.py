@@ -1,0 +1,101 @@
+"""``contimg variability`` on real light curves of the Green Bank Interferometer, and on tables that are wrong."""
+
+import json
+
+import polars as pl
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from contimg_portal.commands.variability import variability
+from tests.science.light_curve_tables import gbi_light_curve, lens, sidereal_days, single_band
+
+app = typer.Typer()
+app.command()(variability)
+
+
+def run(*arguments):
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def verdicts_of(table, folder):
+    """Verdict and peak of every candidate of a table."""
+    source = folder / "light_curves.csv"
+    table.write_csv(source)
+    result = run(
+        source, "--out", folder / "statistics.parquet", "--candidates", folder / "candidates.parquet", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    found = pl.read_parquet(folder / "candidates.parquet")
+    assert said["n_candidates"] == found.height
+    return list(found.select("source_id", "peak_mjd", "verdict").iter_rows())
+
+
+def test_a_constant_source_yields_no_candidate(shared_data, tmp_path):
+    """3C 287 (1328+254) is a flux calibrator; its statistics say so in both bands."""
+    assert verdicts_of(gbi_light_curve(shared_data / "gbi_light_curves", "1328+254"), tmp_path) == []
+    statistics = pl.read_parquet(tmp_path / "statistics.parquet").sort("band")
+    assert statistics["band"].to_list() == ["2250.0 MHz", "8300.0 MHz"]
+    assert statistics["n_epochs"].to_list() == [1071, 1060]
+    assert statistics["modulation_index"].max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["0851+202", "1237+049", "0336-019"])
+def test_real_variability_is_not_called_lensing(name, shared_data, tmp_path):
+    """Intrinsic variability, glitches and scintillation of real sources never become ``ese``."""
+    found = verdicts_of(gbi_light_curve(shared_data / "gbi_light_curves", name), tmp_path)
+    assert "ese" not in [verdict for _, _, verdict in found]
+
+
+def test_four_sources_together(shared_data, tmp_path):
+    """All four in one table: 1328+254 still has none."""
+    table = pl.concat(
+        [gbi_light_curve(shared_data / "gbi_light_curves", n) for n in ("0336-019", "0851+202", "1237+049", "1328+254")]
+    )
+    assert "1328+254" not in [source for source, _, _ in verdicts_of(table, tmp_path)]
+
+
+def test_a_table_of_four_columns_is_enough(rng, tmp_path):
+    """Without frequencies a dip is found and has no verdict; text output names it."""
+    time = sidereal_days(30)
+    table = single_band("J1819+3845", time, lens(time, time[15])(1.4e9), 0.02, rng)
+    path = tmp_path / "lc.parquet"
+    table.select("source_id", "mjd", "flux_jy", "flux_err_jy").write_parquet(path)
+    result = run(path, "--out", tmp_path / "s.parquet")
+    assert result.exit_code == 0, result.output
+    assert "n_candidates: 1" in result.stdout
+    assert pl.read_parquet(tmp_path / "s.parquet")["band"].to_list() == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        pytest.param("source_id,mjd,flux\na,1,2\n", "lacks flux_jy, flux_err_jy", id="missing-columns"),
+        pytest.param("source_id,mjd,flux_jy,flux_err_jy\na,61000,bright,0.1\n", "text where numbers belong", id="text"),
+        pytest.param("", "is not a table", id="empty"),
+        pytest.param(None, "No table of light curves", id="absent"),
+    ],
+)
+def test_a_wrong_table_is_a_clear_error(content, complaint, tmp_path):
+    """Exit code 1, one message naming file and remedy, nothing written."""
+    path = tmp_path / "lc.csv"
+    if content is not None:
+        path.write_text(content)
+    result = run(path, "--out", tmp_path / "s.parquet")
+    assert result.exit_code == 1
+    assert complaint in result.stderr
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_rows_without_a_measurement_are_counted_and_left_out(rng, tmp_path):
+    """Empty fluxes are not zeros."""
+    time = sidereal_days(10)
+    table = single_band("a", time, 1.0, 0.02, rng).with_columns(
+        flux_jy=pl.when(pl.int_range(pl.len()) < 3).then(None).otherwise(pl.col("flux_jy"))
+    )
+    table.write_csv(tmp_path / "lc.csv")
+    result = run(tmp_path / "lc.csv", "--out", tmp_path / "s.parquet", "--json")
+    assert json.loads(result.stdout)["n_unusable_points"] == 3
+    assert pl.read_parquet(tmp_path / "s.parquet")["n_epochs"].to_list() == [7]

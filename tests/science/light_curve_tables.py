@@ -1,0 +1,100 @@
+"""Simulated light curves for the tests of variability: constants, lenses, dips, flares, scintillation."""
+
+import numpy as np
+import polars as pl
+
+from contimg_assets.science.plasma_lens import light_curve_gain
+
+SUB_BANDS_HZ = (1.332e9, 1.380e9, 1.428e9, 1.476e9)
+FULL_BAND_HZ = 1.404e9
+START_MJD = 61_000.3
+
+
+def sidereal_days(n):
+    """Times of a transit instrument, MJD."""
+    return START_MJD + np.arange(n) * 0.99727
+
+
+def ornstein_uhlenbeck(time, tau_d, rng):
+    """Red noise of unit rms."""
+    noise = rng.standard_normal(time.size)
+    for i in range(1, time.size):
+        memory = np.exp(-(time[i] - time[i - 1]) / tau_d)
+        noise[i] = memory * noise[i - 1] + np.sqrt(1.0 - memory**2) * noise[i]
+    return noise
+
+
+def lens(time, peak_mjd, *, depth=0.5, width_d=2.6, alpha=4.0):
+    """Gain against frequency of a plasma lens; FWHM of the dip about 3.4 widths."""
+    return lambda hz: light_curve_gain(
+        time, peak_mjd, width_d, alpha, 0.6, hz, 1.4e9, depth / (1.0 - 1.0 / (1.0 + alpha))
+    )
+
+
+def gaussian_dip(time, peak_mjd, *, depth=0.5, fwhm_d=9.0):
+    """The same dip at all frequencies."""
+    return lambda _: 1.0 - depth * np.exp(-4.0 * np.log(2.0) * ((time - peak_mjd) / fwhm_d) ** 2)
+
+
+def flare(time, peak_mjd, *, amplitude=0.8, rise_d=2.0, decay_d=6.0):
+    """A fast rise and an exponential decay."""
+    return lambda _: 1.0 + amplitude * np.exp(-np.abs(time - peak_mjd) / np.where(time < peak_mjd, rise_d, decay_d))
+
+
+def constant(time):
+    """Nothing happens."""
+    return lambda _: np.ones(time.size)
+
+
+def single_band(source_id, time, gain, error, rng, *, flux_jy=0.2):
+    """A light curve in the band ``full`` only, white noise of relative size ``error``."""
+    value = gain + error * rng.standard_normal(time.size)
+    return pl.DataFrame(
+        {
+            "source_id": source_id,
+            "band": "full",
+            "frequency_hz": FULL_BAND_HZ,
+            "mjd": time,
+            "flux_jy": flux_jy * value,
+            "flux_err_jy": flux_jy * error,
+            "flux_sys_err_jy": 0.0,
+        }
+    )
+
+
+def all_bands(source_id, time, gain_at, error, rng, *, flux_jy=0.2, scale_error=0.005):
+    """Four sub-bands and their mean; ``gain_at`` maps a frequency to the gain at each time."""
+    common = 1.0 + scale_error * rng.standard_normal(time.size)
+    tables, values = [], []
+    for k, hz in enumerate(SUB_BANDS_HZ):
+        values.append(gain_at(np.float64(hz)) * common + 2.0 * error * rng.standard_normal(time.size))
+        tables.append(_table(source_id, f"band{k}", hz, time, values[-1], 2.0 * error, scale_error, flux_jy))
+    mean = np.mean(values, axis=0)
+    return pl.concat([*tables, _table(source_id, "full", FULL_BAND_HZ, time, mean, error, scale_error, flux_jy)])
+
+
+def _table(source_id, band, hz, time, value, error, scale_error, flux_jy):
+    return pl.DataFrame(
+        {
+            "source_id": source_id,
+            "band": band,
+            "frequency_hz": hz,
+            "mjd": time,
+            "flux_jy": flux_jy * value,
+            "flux_err_jy": flux_jy * error,
+            "flux_sys_err_jy": flux_jy * scale_error,
+        }
+    )
+
+
+def gbi_light_curve(folder, name):
+    """A real light curve of the Green Bank Interferometer as a table; missing values are -1 there."""
+    columns = np.loadtxt(folder / name, usecols=(0, 2, 3, 5, 6), unpack=True)
+    tables = []
+    for hz, flux, error in ((2.25e9, columns[1], columns[3]), (8.3e9, columns[2], columns[4])):
+        tables.append(
+            pl.DataFrame(
+                {"source_id": name, "mjd": columns[0], "frequency_hz": hz, "flux_jy": flux, "flux_err_jy": error}
+            )
+        )
+    return pl.concat(tables).filter(pl.col("flux_jy") > 0.0)

@@ -1,0 +1,267 @@
+"""Templates, noise models and the search: analytic truths, slow references, power and false alarms."""
+
+import numpy as np
+import pytest
+
+from contimg_assets.science.ese.chromaticity import fit_chromaticity
+from contimg_assets.science.ese.detect import Dip, find_dip, points_required, screen_series, search_widths
+from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability, threshold
+from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid
+from contimg_assets.science.ese.scan import scan
+from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
+from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows, without_outliers
+from contimg_assets.science.ese.settings import SearchSettings
+from contimg_assets.science.ese.templates import REACH, dip_fwhm, gain_table, interpolated_gain, template_bank
+from contimg_assets.science.ese.verdict import Surroundings, common_mode_depth, judge, recurs_yearly
+from contimg_assets.science.plasma_lens import lens_gain
+from tests.science import light_curve_tables as tables
+
+
+def series_of(time, value, error):
+    """A series of relative flux densities."""
+    return Series("a", "full", 1.4e9, time, value, np.full(time.size, error), 1.0)
+
+
+def covariance(time, error, rms, tau_d):
+    """Red plus white noise, written out."""
+    return np.diag(error**2) + rms**2 * np.exp(-np.abs(time[:, None] - time[None, :]) / tau_d)
+
+
+@pytest.fixture
+def irregular(rng):
+    """Forty irregular times with errors of their own."""
+    return np.sort(rng.uniform(0.0, 60.0, 40)), rng.uniform(0.01, 0.03, 40)
+
+
+def test_templates_are_one_deep_and_one_wide():
+    """Every dip is -1 at its centre and -1/2 half a width away."""
+    bank = template_bank()
+    offset = np.linspace(-REACH, REACH, bank.shapes.shape[0])
+    for shape in bank.shapes[:, : bank.n_dips].T:
+        assert shape[offset.size // 2] == pytest.approx(-1.0)
+        assert np.interp(0.5, offset, shape) == pytest.approx(-0.5, abs=0.03)
+    assert np.all(bank.shapes[offset.size // 2, bank.n_dips :] == 1.0)
+
+
+def test_widths_of_dips_are_those_of_the_literature():
+    """Measured shapes: FWHM of 1.76 lens radii at strength 1, 3.68 at 5, for a source of half a radius."""
+    assert dip_fwhm(1.0, 0.5) == pytest.approx(1.76, abs=0.03)
+    assert dip_fwhm(5.0, 0.5) == pytest.approx(3.68, abs=0.05)
+
+
+def test_interpolated_gain_is_the_gain(rng):
+    """The table for fits follows the lens to 2 per cent of the flux density."""
+    position = rng.uniform(-8.0, 8.0, 50)
+    for alpha, size in ((0.4, 0.6), (3.3, 1.1), (20.0, 0.9)):
+        table = interpolated_gain(gain_table(), position, np.full(50, np.log(alpha)), size)
+        np.testing.assert_allclose(table, lens_gain(position, alpha, size), atol=0.04)
+
+
+def test_likelihood_equals_that_of_the_full_covariance(irregular, rng):
+    """The Kalman filter gives the log-likelihood of red plus white noise about the best constant."""
+    time, error = irregular
+    value = 1.0 + 0.05 * rng.standard_normal(40)
+    models = np.array([[0.04, 5.0, 0.0]])
+    bank = template_bank()
+    null, _ = likelihood_ratios(time, value, error, models, bank.shapes, bank.n_dips, np.empty((0, 2)))
+    inverse = np.linalg.inv(covariance(time, error, 0.04, 5.0))
+    level = np.sum(inverse @ value) / np.sum(inverse)
+    residual = value - level
+    _, log_determinant = np.linalg.slogdet(covariance(time, error, 0.04, 5.0))
+    expected, scale = log_likelihood(float(residual @ inverse @ residual), float(log_determinant), 40)
+    assert null[1] == pytest.approx(level)
+    assert null[0] == pytest.approx(expected)
+    assert null[2] == pytest.approx(scale)
+
+
+def test_matched_filter_equals_generalised_least_squares(irregular, rng):
+    """Depth and signal-to-noise of a template are those of a linear fit with the full covariance."""
+    time, error = irregular
+    bank = template_bank()
+    width, peak, shape = 9.0, 28.0, 4
+    offset = np.linspace(-REACH, REACH, bank.shapes.shape[0])
+    template = np.interp((time - peak) / width, offset, bank.shapes[:, shape], left=0.0, right=0.0)
+    value = 1.0 + 0.4 * template + error * rng.standard_normal(40)
+    model = np.array([[0.02, 4.0, 0.0]])
+    _, events = likelihood_ratios(time, value, error, model, bank.shapes, bank.n_dips, np.array([[width, peak]]))
+    design = np.stack([template, np.ones(40)], axis=1)
+    inverse = np.linalg.inv(covariance(time, error, 0.02, 4.0))
+    depth, level = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ value)
+    assert events[1, 0, shape] == pytest.approx(depth, rel=1e-6)
+    assert events[2, 0, shape] == pytest.approx(level, rel=1e-6)
+
+
+def test_scale_of_errors_is_found_and_never_below_one():
+    """Chi-square of 4 n means errors too small by nearly two; a small chi-square leaves them as they are."""
+    assert log_likelihood(4.0 * 500, 0.0, 500)[1] == pytest.approx(2.0, abs=0.01)
+    assert log_likelihood(10.0, 0.0, 500)[1] == 1.0
+
+
+def test_best_peak_is_where_the_dip_is(rng):
+    """A box without noise is found at its place with the signal-to-noise of its points."""
+    time = np.arange(60.0)
+    value = np.where(np.abs(time - 25.0) < 4.4, 0.9, 1.0)
+    bank = template_bank()
+    gains = filter_gains(time, np.full(60, 0.02), 0.0, 1.0)
+    z, peak = best_peaks(time, value, gains, bank.shapes, bank.n_dips, np.array([9.0]), 3)
+    box = bank.n_dips - 1
+    assert peak[0, box] == pytest.approx(25.0, abs=1.2)
+    assert z[0, box] == pytest.approx(0.1 / 0.02 * np.sqrt(9 * 51 / 60), rel=0.08)
+
+
+def test_isolated_glitches_are_left_out_and_events_are_not(rng):
+    """One wild point goes; a dip of several points stays."""
+    time = np.arange(40.0)
+    value = 1.0 + 0.01 * rng.standard_normal(40)
+    value[7] = 0.3
+    value[20:25] = 0.6
+    left = without_outliers(series_of(time, value, 0.01), 0.01)
+    assert left.time_mjd.tolist() == [t for t in time if t != 7.0]
+
+
+def test_close_bands_are_averaged_and_distant_ones_are_searched_each(rng):
+    """Four sub-bands make one series, 2.25 and 8.3 GHz two; a full band is searched instead of its parts."""
+    time = tables.sidereal_days(12)
+    table = tables.all_bands("a", time, tables.constant(time), 0.01, rng)
+    (bands,) = source_series(usable_rows(table, np.inf))
+    assert [s.band for s in split_bands(bands)[0]] == ["full"]
+    subs = [s for s in bands if s.band != "full"]
+    (combined,) = split_bands(subs)[0]
+    assert combined.error[0] == pytest.approx(subs[0].error[0] / 2.0, rel=0.05)
+    far = [subs[0], Series("a", "x", 8.3e9, time, subs[1].value, subs[1].error, 1.0)]
+    assert len(split_bands(far)[0]) == 2
+
+
+@pytest.mark.parametrize("n", [12, 30])
+def test_false_alarm_probability_of_the_matched_filter_is_calibrated(n, rng):
+    """2000 light curves of white noise: a tenth, a thirtieth and a hundredth are as significant as quoted."""
+    settings = SearchSettings(fractional_error_floor=0.0, depth_min=0.0)
+    time = 61000.0 + np.arange(n) * 1.0
+    error = np.full(n, 0.03)
+    widths = search_widths(time, settings)
+    trials = effective_trials(time, error, widths, points_required(n, settings), rng)
+    noise = [series_of(time, 1.0 + error * rng.standard_normal(n), 0.03) for _ in range(2000)]
+    quoted = np.array([false_alarm_probability(z, trials) for z in screen_series(noise, settings)])
+    for probability in (0.1, 0.03, 0.01):
+        rate, sigma = np.mean(quoted < probability), np.sqrt(probability / 2000)
+        assert 0.5 * probability - 3 * sigma < rate < 1.6 * probability + 3 * sigma
+
+
+def test_noise_gives_no_more_candidates_than_allowed(rng):
+    """3000 sources of white noise at an allowed false-alarm probability of 1 per cent: at most 30 expected, found fewer."""
+    settings = SearchSettings(false_alarm_probability_max=0.01, fractional_error_floor=0.0, depth_min=0.0)
+    time = tables.sidereal_days(30)
+    one = tables.single_band("x", time, 1.0, 0.05, rng)
+    names = np.repeat([f"s{k:04d}" for k in range(3000)], 30)
+    whole = one.clear().vstack(
+        one[np.tile(np.arange(30), 3000).tolist()].with_columns(
+            source_id=names, flux_jy=0.2 * (1.0 + 0.05 * rng.standard_normal(90_000))
+        )
+    )
+    _, found = scan(usable_rows(whole, np.inf), rng, settings)
+    assert len(found) <= 40
+
+
+def test_threshold_and_probability_are_inverse():
+    """The significance of a probability has that probability."""
+    for trials, probability in ((3.0, 1e-3), (50.0, 1e-6)):
+        assert false_alarm_probability(threshold(trials, probability), trials) == pytest.approx(probability, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "spacing_d", "error"), [(30, 1.0, 0.003), (30, 1.0, 0.05), (12, 3.0, 0.02), (60, 2.0, 0.1)]
+)
+def test_strong_events_are_found_and_measured(n, spacing_d, error, rng):
+    """Depth 0.5 at irregular samplings: found above threshold, at its time, with its depth."""
+    settings = SearchSettings()
+    time = 61000.0 + spacing_d * (np.arange(n) + rng.uniform(-0.2, 0.2, n))
+    width = 2.6 * spacing_d
+    peak = time[n // 2] + 0.3
+    value = tables.lens(time, peak, width_d=width)(np.float64(1.4e9)) + error * rng.standard_normal(n)
+    dip = find_dip(series_of(time, value / np.median(value), error / np.median(value)), settings)
+    assert dip is not None
+    assert dip.is_credible
+    assert dip.significance > 5.0
+    assert dip.peak_mjd == pytest.approx(peak, abs=1.5 * spacing_d)
+    assert dip.depth == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_glitch_of_alternating_points_is_not_credible():
+    """Two of four neighbouring points at a tenth of the flux are an instrument, not a cloud."""
+    time = np.arange(40.0)
+    value = np.ones(40)
+    value[[20, 23]] = 0.1
+    dip = find_dip(series_of(time, value, 0.02), SearchSettings())
+    assert dip is None or not dip.is_credible
+
+
+def test_a_dip_that_began_before_the_data_is_not_credible():
+    """Without its beginning a dip is a level."""
+    time = np.arange(30.0)
+    value = np.where(time < 8.0, 0.6, 1.0)
+    dip = find_dip(series_of(time, value, 0.02), SearchSettings())
+    assert dip is None or not dip.is_credible
+
+
+@pytest.mark.parametrize("kind", ["lens", "gaussian"])
+def test_chromaticity_has_the_right_sign(kind, rng):
+    """Errors of 2 per cent per sub-band: a lens is chromatic, a Gaussian dip is not, each by more than 4 sigma."""
+    time = tables.sidereal_days(30)
+    gain_at = (tables.lens if kind == "lens" else tables.gaussian_dip)(time, time[14] + 0.2)
+    (bands,) = source_series(usable_rows(tables.all_bands("a", time, gain_at, 0.01, rng), np.inf))
+    (full,), parts = split_bands(bands)
+    dip = find_dip(full, SearchSettings())
+    assert dip is not None
+    fit = fit_chromaticity(parts, dip, full.frequency_hz, 0.01)
+    assert fit is not None
+    assert fit.n_bands == 4
+    if kind == "lens":
+        assert fit.chromaticity > 4.0
+        assert fit.alpha == pytest.approx(4.0, rel=0.5)
+        assert fit.lens_width_d == pytest.approx(2.6, rel=0.3)
+    else:
+        assert fit.chromaticity < -4.0
+
+
+def a_dip(**changes):
+    """A plain dip for the rules of verdict."""
+    known = {"significance": 9.0, "peak_mjd": 61020.0, "fwhm_d": 8.0, "depth": 0.5, "level": 1.0, "shape": 3}
+    known |= {"red_rms": 0.01, "error_scale": 1.0, "likelihood_ratio": 81.0, "n_core": 8, "is_credible": True}
+    return Dip(**(known | changes))
+
+
+def around(**changes):
+    """Surroundings in which nothing else happens."""
+    known = {"common_mode_depth": 0.0, "common_mode_depth_err": 0.01, "recurs_yearly": False}
+    return Surroundings(**(known | {"n_low_elsewhere": 0, "n_glitches_elsewhere": 0} | changes))
+
+
+def test_verdicts_follow_the_rules(rng):
+    """Common mode and yearly return beat scintillation, which beats colour; without colour there is no verdict."""
+    settings = SearchSettings()
+    assert judge(a_dip(), None, around(), settings) is None
+    assert judge(a_dip(red_rms=0.2), None, around(), settings) == "scintillation"
+    assert judge(a_dip(red_rms=0.2), None, around(common_mode_depth=0.4), settings) == "systematic"
+    assert judge(a_dip(), None, around(recurs_yearly=True), settings) == "systematic"
+    assert judge(a_dip(), None, around(n_low_elsewhere=9, n_glitches_elsewhere=8), settings) == "systematic"
+    assert judge(a_dip(), None, around(n_low_elsewhere=9), settings) == "scintillation"
+    assert recurs_yearly(a_dip(), [a_dip(peak_mjd=61020.0 + 730.0)])
+    assert not recurs_yearly(a_dip(), [a_dip(), a_dip(peak_mjd=61200.0)])
+
+
+def test_common_mode_is_the_median_of_the_others(rng):
+    """Six neighbours dipping by a quarter together show a quarter; four are too few to say."""
+    time = np.arange(61000.0, 61040.0)
+    value = np.where(np.abs(time - 61020.0) <= 4.0, 0.75, 1.0)
+    others = [series_of(time, value + 0.01 * rng.standard_normal(40), 0.01) for _ in range(6)]
+    depth, error = common_mode_depth(others, a_dip())
+    assert depth == pytest.approx(0.25, abs=0.01)
+    assert error < 0.01
+    assert np.isnan(common_mode_depth(others[:4], a_dip())[0])
+
+
+def test_noise_grid_begins_with_white_noise():
+    """The first model is the quoted errors, and red noise is penalised the more the stronger it is."""
+    models = noise_grid(0.02, 1.0)
+    assert models[0].tolist() == [0.0, 1.0, 0.0]
+    assert np.all(np.diff(models[1:, 2]) >= 0.0)
