@@ -10,12 +10,6 @@ from contimg_resources.errors import SettingsError
 
 FIELD_RADIUS_DEG = 3.0
 """Catalogue sources this near to the middle of a drift enter its sky model: to the first null of the primary beam."""
-REFERENCE_FLUX_JY = 0.05
-"""Faintest source of the flux scale: 50 times the noise of one observation in the middle of the beam."""
-REFERENCE_ISOLATION_ARCSEC = 120.0
-"""No neighbour of a tenth of its flux within some beams."""
-REFERENCE_SIZE_ARCSEC = 20.0
-"""Larger sources are extended for baselines of kilometres."""
 
 
 @dg.asset(
@@ -45,14 +39,7 @@ def reference_catalogue(context: dg.AssetExecutionContext, observatory: Observat
                 expected="a reference catalogue covering the declination of the observations",
                 remedy="Set it to a CSV, Parquet, FITS or VOTable file with source_id, ra_deg, dec_deg, flux_jy.",
             )
-        read = read_catalogue(path)
-        chosen = select_references(
-            read,
-            min_flux_jy=REFERENCE_FLUX_JY,
-            isolation_radius_arcsec=REFERENCE_ISOLATION_ARCSEC,
-            max_size_arcsec=REFERENCE_SIZE_ARCSEC,
-        )
-        catalogue = read.join(chosen, on="source_id", how="left", maintain_order="left")
+        catalogue = select_references(read_catalogue(path))
         written = products.write_parquet("reference_catalogue", None, catalogue)
         store.upsert(
             "source",

@@ -66,7 +66,8 @@ def measurement_set(
         telescope = observatory.telescope
         raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands))
         visibilities = to_visibilities(raw)
-        report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings())
+        limits = FlagSettings(**observatory.settings.flagging.model_dump(), n_subbands=telescope.n_subbands)
+        report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits)
         path = products.measurement_set(partition_key)
         write_measurement_set(path, visibilities.columns())
         summary = checks.summarise(raw, visibilities, report)

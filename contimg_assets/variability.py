@@ -22,6 +22,7 @@ from contimg_assets.provenance import with_provenance
 from contimg_assets.source_pictures import eta_v_plane, light_curve_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import Products
+from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
 
 MOST_PICTURES = 3
@@ -141,17 +142,20 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
     kept) and appends to candidate_event. Read by quality_report and the portal. Remade when light curves change.
     """
     from contimg_assets.science.ese.candidates import find_candidates
-    from contimg_assets.science.ese.events import candidate_events, keep_review
+    from contimg_assets.science.ese.events import candidate_events
+    from contimg_assets.science.ese.settings import SearchSettings
 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
         points = history(store, day)
         earlier = earlier_candidates(products, day)
         rng = np.random.default_rng(zlib.crc32(day.encode()))
-        found = find_candidates(points, day_mjd_range(day)[1], rng, previous=earlier)
+        limits = SearchSettings(**observatory.settings.ese.model_dump())
+        found = find_candidates(points, day_mjd_range(day)[1], rng, limits, previous=earlier)
         path = products.write_parquet("ese_candidates", day, found)
-        publish_candidates(store, keep_review(known_candidates(store), found), context)
-        store.append("candidate_event", candidate_events(earlier, found))
+        record_candidates(
+            store, with_provenance(naive_times(found), context), naive_times(candidate_events(earlier, found)), partition_key=day
+        )
         results = checks.judge_candidates(store, context, found, points)
     return dg.MaterializeResult(
         metadata={
@@ -179,20 +183,10 @@ def earlier_candidates(products: Products, day: str) -> pl.DataFrame:
     return pl.DataFrame(schema=CANDIDATE_SCHEMA)
 
 
-def known_candidates(store: Store) -> pl.DataFrame:
-    """Candidates in the store with the status people gave them."""
-    return store.query("SELECT candidate_id, status FROM ese_candidate")
-
-
-def publish_candidates(store: Store, found: pl.DataFrame, context: dg.AssetExecutionContext) -> None:
-    """Replace this day's candidate rows, except those that a later day has taken over."""
-    day = context.partition_key
-    newer = store.query("SELECT candidate_id FROM ese_candidate WHERE partition_key > ?", [day])
-    kept = found.join(newer, on="candidate_id", how="anti").with_columns(
-        partition_key=pl.lit(day), detected_at=pl.col("detected_at").dt.replace_time_zone(None)
-    )
-    store.delete("ese_candidate", partition_key=day)
-    store.upsert("ese_candidate", with_provenance(kept, context))
+def naive_times(frame: pl.DataFrame) -> pl.DataFrame:
+    """UTC times without zone, as the store keeps them."""
+    zoned = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime) and kind.time_zone]
+    return frame.with_columns(pl.col(zoned).dt.convert_time_zone("UTC").dt.replace_time_zone(None)) if zoned else frame
 
 
 def candidate_pictures(found: pl.DataFrame, points: pl.DataFrame) -> dict[str, dg.MarkdownMetadataValue]:

@@ -33,7 +33,7 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
     @property
     def products(self) -> Products:
         """Where every product lies."""
-        return Products(self.settings.data)
+        return Products(self.settings.data, minimum_free_gb=self.settings.minimum_free_gb)
 
     @property
     def store(self) -> Store:

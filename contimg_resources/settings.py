@@ -55,9 +55,9 @@ class _Section(BaseModel):
 class FlaggingSettings(_Section):
     """What an operator may change about flagging."""
 
-    threshold_sigma: float = Field(6.0, gt=2, le=50, description="robust time-frequency threshold, in sigma")
-    dead_antenna_ratio: float = Field(
-        0.1, gt=0, lt=1, description="an antenna whose amplitude is below this fraction of the median is dead"
+    threshold_scale: float = Field(1.0, gt=0.2, le=10, description="multiplies every threshold; below 1 flags more")
+    level_ratio: float = Field(
+        4.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
     )
 
 

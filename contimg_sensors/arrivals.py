@@ -25,6 +25,9 @@ from contimg_resources.store.connection import Store
 
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
+PRIORITIES = {"transit": "10", "observation": "20", "bandpass": "30"}
+"""What is nearer to its end goes first (days come before all, see ``automation``): the first light curve does not wait for the
+last measurement set of a backlog."""
 _AFTER_MEASUREMENT_SET = [asset.key for asset in OBSERVATION_ASSETS if asset is not measurement_set]
 
 
@@ -71,13 +74,13 @@ def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
                 job_name=observation_job.name,
                 partition_key=row["partition_key"],
                 asset_selection=_AFTER_MEASUREMENT_SET if row["calibrator"] is not None else None,
-                tags={"contimg/observation": row["observation_id"]},
+                tags={"contimg/observation": row["observation_id"], "dagster/priority": PRIORITIES["observation"]},
             )
 
 
 def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: bool) -> Iterator[dg.RunRequest]:
     """A transit comes first: its measurement set, then the bandpass of its day."""
-    tags = {"contimg/observation": row["observation_id"], "dagster/priority": "10"}
+    tags = {"contimg/observation": row["observation_id"]}
     if not has_measurement_set:
         yield dg.RunRequest(
             run_key=f"transit:{row['observation_id']}:{files}",
@@ -85,14 +88,14 @@ def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: b
             partition_key=row["partition_key"],
             asset_selection=[measurement_set.key],
             asset_check_keys=[*raw_visibilities_checks.check_keys, *measurement_set.check_keys],
-            tags=tags,
+            tags=tags | {"dagster/priority": PRIORITIES["transit"]},
         )
     else:
         yield dg.RunRequest(
             run_key=f"bandpass:{row['observation_id']}:{files}",
             job_name=bandpass_job.name,
             partition_key=row["partition_key"][:10],
-            tags=tags,
+            tags=tags | {"dagster/priority": PRIORITIES["bandpass"]},
         )
 
 

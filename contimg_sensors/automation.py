@@ -14,7 +14,7 @@ day_automation = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     emit_backfills=False,
-    run_tags={"contimg/cadence": "day"},
+    run_tags={"contimg/cadence": "day", "dagster/priority": "40"},
     description="Requests light curves, statistics, candidates, injections and the report of every day with new photometry.",
 )
 """Runs, not backfills: a range run would lose the partition of its check results."""

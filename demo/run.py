@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import stamina
 from rich.console import Console
 
 from contimg_resources.errors import StoreError
@@ -172,6 +173,7 @@ def idle() -> bool:
 def main() -> int:
     """Run the demo; see the module's docstring."""
     sys.path.insert(0, str(ROOT))
+    stamina.instrumentation.set_on_retry_hooks(())
     from demo.verdict import print_found, verify
 
     ports = {

@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from playwright.sync_api import Page, TimeoutError  # noqa: A004  Playwright's own, the only one meant here
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.e2e.browser import open_page
@@ -21,6 +23,14 @@ def _size(text: str) -> tuple[int, int]:
         return int(width), int(height)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected WIDTHxHEIGHT, e.g. 1440x900") from error
+
+
+def _appears(page: Page, text: str) -> bool:
+    try:
+        page.get_by_text(text).first.wait_for(state="visible")
+    except TimeoutError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -35,10 +45,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with open_page(*arguments.size) as page:
         page.goto(arguments.url)
-        if arguments.wait_for:
-            page.get_by_text(arguments.wait_for).first.wait_for(state="visible")
+        missing = arguments.wait_for is not None and not _appears(page, arguments.wait_for)
         page.wait_for_timeout(arguments.settle_ms)
         page.screenshot(path=arguments.out, full_page=arguments.full_page)
+    if missing:
+        sys.exit(f"{arguments.url} did not show {arguments.wait_for!r}; what it shows is in {arguments.out}")
 
 
 if __name__ == "__main__":

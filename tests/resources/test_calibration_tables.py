@@ -109,7 +109,7 @@ def test_foreign_antennas_are_refused(tmp_path, solved):
 
 @pytest.mark.casa
 def test_casa_applies_our_tables_to_our_measurement_set(casa, tmp_path, solved):
-    """CASA's applycal with our B and G gives our calibrated visibilities and flags."""
+    """CASA's applycal with our B and G gives our calibrated visibilities, flags and weights."""
     data, bandpass, gains = solved
     path = tmp_path / "x.ms"
     write_measurement_set(path, data.columns())
@@ -125,6 +125,8 @@ def test_casa_applies_our_tables_to_our_measurement_set(casa, tmp_path, solved):
     np.testing.assert_array_equal(ours.flags, theirs["flags"])
     good = ~ours.flags
     assert np.max(np.abs(ours.vis - theirs["vis"])[good] / np.abs(theirs["vis"][good])) < 1e-5
+    rows = good.any(axis=(1, 2))
+    np.testing.assert_allclose(ours.weights[rows], theirs["weights"][rows], rtol=1e-5)
 
 
 @pytest.mark.casa

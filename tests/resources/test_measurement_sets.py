@@ -244,31 +244,21 @@ def test_wrong_shape_and_wrong_column_are_refused(tmp_path):
 
 
 def foreign_copy(path, columns):
-    """Rewrite a measurement set as others write them: reverse times, descending channels, 4 correlations, autos."""
-    write_measurement_set(path, {**columns, "correlations": ("XX", "YY")})
+    """Write a measurement set as others do: times reversed, channels descending, 4 correlations, 3 autos at the end."""
     order = np.argsort(-columns["time_mjd"], kind="stable")
-    n_row, n_chan, _ = columns["vis"].shape
-    n_auto = 3
-    with tables.table(str(path), readonly=False, ack=False) as main:
-        main.addrows(n_auto)
-        for name in ("TIME", "ANTENNA1", "ANTENNA2", "UVW", "WEIGHT", "EXPOSURE", "FLAG_ROW"):
-            values = main.getcol(name, 0, n_row)[order]
-            if name == "WEIGHT":
-                values = values[:, [0, 0, 1, 1]]
-            main.putcol(name, np.concatenate([values, values[:n_auto]]))
-        main.putcol("ANTENNA2", main.getcol("ANTENNA1", n_row, n_auto), n_row, n_auto)
-        four = np.zeros((n_row + n_auto, n_chan, 4), dtype=np.complex64)
-        bad = np.zeros(four.shape, dtype=bool)
-        four[:n_row, :, [0, 3]] = columns["vis"][order, ::-1]
-        bad[:n_row, :, [0, 3]] = columns["flags"][order, ::-1]
-        main.putcol("DATA", four)
-        main.putcol("FLAG", bad)
-    with tables.table(str(path / "SPECTRAL_WINDOW"), readonly=False, ack=False) as sub:
-        sub.putcell("CHAN_FREQ", 0, columns["frequency_hz"][::-1])
-        sub.putcell("CHAN_WIDTH", 0, np.full(n_chan, -columns["channel_width_hz"]))
-    with tables.table(str(path / "POLARIZATION"), readonly=False, ack=False) as sub:
-        sub.putcell("NUM_CORR", 0, 4)
-        sub.putcell("CORR_TYPE", 0, np.array([9, 10, 11, 12], dtype=np.int32))
+    order = np.concatenate([order, order[:3]])
+    four = {**columns, "correlations": ("XX", "XY", "YX", "YY"), "frequency_hz": columns["frequency_hz"][::-1]}
+    for name, value in columns.items():
+        if isinstance(value, np.ndarray) and value.shape[0] == columns["time_mjd"].size:
+            four[name] = value[order]
+    shape = (order.size, columns["frequency_hz"].size, 4)
+    for name in ("vis", "flags"):
+        wide = np.zeros(shape, dtype=columns[name].dtype)
+        wide[:, :, [0, 3]] = four[name][:, ::-1]
+        four[name] = wide
+    four["weights"] = four["weights"][:, [0, 0, 1, 1]]
+    four["antenna2"] = np.where(np.arange(order.size) >= 40, four["antenna1"], four["antenna2"])
+    write_measurement_set(path, four)
 
 
 def test_foreign_order_becomes_ours(tmp_path):
@@ -292,7 +282,7 @@ def test_foreign_order_is_kept_on_writing(tmp_path):
     np.testing.assert_array_equal(read_measurement_set(path)["flags"], flags)
     with tables.table(str(path), ack=False) as main:
         # our first row is the first of the last time block in the file, and cross-hands follow their parallel hands
-        assert {tuple(index) for index in np.argwhere(main.getcol("FLAG"))} == {(30, 5, 1), (30, 5, 2), (30, 5, 3)}
+        assert {tuple(index) for index in np.argwhere(main.getcol("FLAG", 0, 40))} == {(30, 5, 1), (30, 5, 2), (30, 5, 3)}
         np.testing.assert_array_equal(main.getcol("CORRECTED_DATA")[:, :, [0, 3]][:40], 2.0 * before[:40][:, :, [0, 3]])
         np.testing.assert_array_equal(main.getcol("CORRECTED_DATA")[:, :, 1:3], before[:, :, 1:3])
 

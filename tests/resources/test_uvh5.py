@@ -170,6 +170,36 @@ def test_a_few_values_that_are_not_finite_become_flagged_zeros(files: dict[int, 
     assert np.isfinite(raw.autos).all()
 
 
+def test_older_headers_are_understood(files: dict[int, Path]) -> None:
+    """Declination from phase_center_app_dec where there are no extra keywords; phased data without a catalogue."""
+    with h5py.File(files[0], "r+") as file:
+        del file["Header/extra_keywords"]
+    assert read_subband_header(files[0]).pointing_dec_deg == pytest.approx(16.66)
+    with h5py.File(files[0], "r+") as file:
+        header = file["Header"]
+        del header["phase_type"]
+        header["phase_type"] = np.bytes_("phased")
+        header["phase_center_ra"], header["phase_center_dec"] = np.deg2rad(110.0), np.deg2rad(16.7)
+    found = read_subband_header(files[0])
+    assert (found.phase_centre_ra_deg, found.phase_centre_dec_deg) == pytest.approx((110.0, 16.7))
+    assert np.isnan(found.pointing_dec_deg)
+
+
+def test_integer_and_compressed_visibilities_are_read(
+    subbands: dict[int, RawObservation], files: dict[int, Path]
+) -> None:
+    """Correlators that store integer pairs, three axes and gzip give the same arrays."""
+    with h5py.File(files[0], "r+") as file:
+        vis = file["Data/visdata"][:, 0]
+        pairs = np.zeros(vis.shape, dtype=[("r", "i4"), ("i", "i4")])
+        pairs["r"], pairs["i"] = np.round(1e3 * vis.real), np.round(1e3 * vis.imag)
+        del file["Data/visdata"]
+        file["Data"].create_dataset("visdata", data=pairs, compression="gzip")
+    raw = _read(files)
+    mine = raw.subband_of_channel == 0
+    assert raw.vis[:, :, mine] == pytest.approx(1e3 * subbands[0].vis, abs=0.8)
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

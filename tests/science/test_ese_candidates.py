@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from contimg_assets.science.ese.candidates import CANDIDATE_SCHEMA, find_candidates, tier
-from contimg_assets.science.ese.events import EVENT_SCHEMA, candidate_events, keep_review
+from contimg_assets.science.ese.events import EVENT_SCHEMA, candidate_events
 from tests.science import light_curve_tables as tables
 
 N_CONSTANT = 20
@@ -162,14 +162,6 @@ def test_events_tell_what_changed_once(one_campaign):
     events = candidate_events(found, changed)
     assert set(events["kind"]) == {"updated", "verdict_changed"}
     assert events.equals(candidate_events(found, changed))
-
-
-def test_reviews_survive(one_campaign):
-    """A candidate that a person rejected stays rejected; new ones are ``detected``."""
-    found = find(one_campaign)
-    reviewed = found.head(1).with_columns(status=pl.lit("rejected"))
-    assert keep_review(reviewed, found)["status"].to_list() == ["rejected"] + ["detected"] * (found.height - 1)
-    assert keep_review(found.clear(), found).equals(found)
 
 
 def test_tiers():

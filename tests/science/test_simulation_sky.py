@@ -104,10 +104,10 @@ def test_flare_rises_and_decays() -> None:
 
 def test_scintillation_is_stationary_and_reproducible() -> None:
     """Rms and correlation time are as asked; a longer campaign continues the same walk."""
-    walk = Scintillation(0.0, 4000.0, 0.1, 3.0, seed=(1, 2))
-    values = np.array([walk.gain(t, BAND_HZ)[1] - 1.0 for t in np.arange(0.0, 4000.0, 3.0)])
-    assert values.std() == pytest.approx(0.1, rel=0.12)
-    assert np.corrcoef(values[1:], values[:-1])[0, 1] == pytest.approx(np.exp(-1.0), abs=0.08)
+    walk = Scintillation(0.0, 2000.0, 0.1, 3.0, seed=(1, 2))
+    values = np.array([walk.gain(t, BAND_HZ)[1] - 1.0 for t in np.arange(0.0, 2000.0, 3.0)])
+    assert values.std() == pytest.approx(0.1, rel=0.15)
+    assert np.corrcoef(values[1:], values[:-1])[0, 1] == pytest.approx(np.exp(-1.0), abs=0.1)
     shorter = Scintillation(0.0, 30.0, 0.1, 3.0, seed=(1, 2))
     assert shorter.gain(17.3, BAND_HZ) == pytest.approx(walk.gain(17.3, BAND_HZ))
     assert np.ptp(shorter.gain(17.3, BAND_HZ) - 1.0) > 0.0

@@ -6,8 +6,8 @@ in the phases of the channels.
 Method: (1) a first bandpass from all integrations; (2) with it, one phase per antenna and integration from the whole
 band, which follows the atmosphere and the clocks; (3) the bandpass again with those phases taken out, so that
 averaging in time does not lose coherence. Amplitudes are not normalised by default: the bandpass is solved against a
-model in Jy and carries the flux scale, and gains solved after it are near 1. Rejected: phases from a few channels at the
-band centre before any bandpass (usual in CASA), which wastes signal and fails for large delays.
+model in Jy and carries the flux scale, and gains solved after it are near 1. Rejected: phases from a few channels at
+the band centre before any bandpass (usual in CASA), which wastes signal and fails for large delays.
 """
 
 from __future__ import annotations

@@ -261,5 +261,5 @@ def _is_credible(
         and int(np.sum(away < -0.5)) >= _BEFORE_MIN
         and around.size >= _AROUND_MIN
         and float(np.quantile(around, 0.2)) > half_depth > float(np.median(core))
-        and float(np.median(around)) < dip.level * (1.0 + 0.5 * dip.depth)
+        and float(np.median(around)) < dip.level * (1.0 + 1.5 * dip.depth)
     )

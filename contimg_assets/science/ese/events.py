@@ -56,18 +56,6 @@ def candidate_events(previous: pl.DataFrame, current: pl.DataFrame) -> pl.DataFr
     return pl.DataFrame(events, schema=EVENT_SCHEMA, orient="row")
 
 
-def keep_review(previous: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
-    """The current candidates with the status people gave them before."""
-    if previous.is_empty():
-        return current
-    reviewed = previous.select("candidate_id", pl.col("status").alias("reviewed"))
-    return (
-        current.join(reviewed, on="candidate_id", how="left", maintain_order="left")
-        .with_columns(pl.coalesce("reviewed", "status").alias("status"))
-        .drop("reviewed")
-    )
-
-
 def _event(row: dict[str, object], kind: str, reason: str) -> tuple[object, ...]:
     content = f"{row['candidate_id']}|{row['detected_at']}|{kind}|{reason}"
     event_id = hashlib.sha256(content.encode()).hexdigest()[:20]

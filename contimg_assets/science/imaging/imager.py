@@ -77,6 +77,8 @@ def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
         phase_centre_ra_deg=vis.phase_centre_ra_deg,
         phase_centre_dec_deg=vis.phase_centre_dec_deg,
     )
+    if not needs_w:
+        limit -= geometry.bend_loss(survey, edge)
     factor = geometry.averaging_factor(survey, vis.channel_width_hz, edge, limit)
     return ImagingPlan(grid, factor, (sizes[0] * cell, sizes[1] * cell))
 
