@@ -1,8 +1,8 @@
 """One full-size observation from files to photometry rows through the assets, in seconds per stage.
 
-Simulates (once, kept in ``.contimg/bench``) the calibrator transit and one field of the full array: 96 antennas, 768 channels,
-2.3 GB of files each; makes the transit's measurement set and bandpass, then runs ``observation_job`` on the field in a fresh process
-and prints the seconds of each stage and the peak memory of that process.
+Simulates (once, kept in ``.contimg/bench``) the calibrator transit and one field of the full array: 96 antennas, 768
+channels, 2.3 GB of files each; makes the transit's measurement set and bandpass, then runs ``observation_job`` on the
+field in a fresh process and prints the seconds of each stage and the peak memory of that process.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def run_stages() -> dict[str, float]:
         execute("observation_job", field)
         whole_s = time.perf_counter() - began
     rows = observatory.store.query(
-        "SELECT asset, duration_s FROM stage_timing WHERE partition_key IN (?, ?) ORDER BY started_at", [field, transit[:10]]
+        "SELECT asset, duration_s FROM stage_timing WHERE partition_key IN (?, ?) ORDER BY started_at",
+        [field, transit[:10]],
     )
     return {**dict(rows.iter_rows()), "observation_job": whole_s}
 
@@ -89,7 +90,11 @@ def main() -> int:
     settle_environment()
     simulate()
     finished = subprocess.run(
-        [sys.executable, __file__, "--stages"], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
+        [sys.executable, __file__, "--stages"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
     )
     measured = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))[7:])
     stages, ours_s = measured["stages_s"], measured["stages_s"]["observation_job"]
@@ -117,9 +122,15 @@ def write_result(ours_s: float, measured: dict[str, object]) -> None:
         "stages_s": measured["stages_s"],
     }
     results = [other for other in known["results"] if other["name"] != entry["name"]] + [entry]
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

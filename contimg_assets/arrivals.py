@@ -1,10 +1,12 @@
 """Which raw files belong to which observation, remembered in the store: shared by the sensor and by backfills.
 
-What belongs here: the scan of the incoming folder, the judgement of each file and observation, and their rows in tables
-``raw_file`` and ``observation``. The grouping rule itself is ``science.grouping``; when to look is ``contimg_sensors.arrivals``.
+What belongs here: the scan of the incoming folder, the judgement of each file and observation, and their rows in
+tables ``raw_file`` and ``observation``. The grouping rule itself is ``science.grouping``; when to look is
+``contimg_sensors.arrivals``.
 
-Status of an observation: ``collecting`` until all sub-bands are there or the wait is over, then ``ready`` (from 12 of 16 on) or
-``quarantined`` with a reason code. Files are never moved, and a late or replaced file opens its observation again.
+Status of an observation: ``collecting`` until all sub-bands are there or the wait is over, then ``ready`` (from 12 of
+16 on) or ``quarantined`` with a reason code. Files are never moved, and a late or replaced file opens its observation
+again.
 """
 
 import os
@@ -74,9 +76,7 @@ def examine(path: Path, telescope_names: Sequence[str]) -> ExaminedFile:
         header = read_subband_header(path)
     except RawFileError as error:
         size = path.stat().st_size if path.exists() else 0
-        return ExaminedFile(
-            path, size, name_mjd, subband, nothing, nothing, nothing, (nothing,) * 3, error.reason_code
-        )
+        return ExaminedFile(path, size, name_mjd, subband, nothing, nothing, nothing, (nothing,) * 3, error.reason_code)
     return ExaminedFile(
         path=path,
         bytes=header.n_bytes,
@@ -149,7 +149,9 @@ def _register(observatory: Observatory, examined: list[ExaminedFile]) -> list[dg
     files = {str(item.path): item for item in [*_open_files(store, examined), *examined]}
     groups = group_subbands(
         [
-            SubbandFile(name=name, name_mjd=f.name_mjd, subband=f.subband, start_mjd=f.start_mjd, reason_code=f.reason_code)
+            SubbandFile(
+                name=name, name_mjd=f.name_mjd, subband=f.subband, start_mjd=f.start_mjd, reason_code=f.reason_code
+            )
             for name, f in files.items()
         ],
         n_subbands=n_subbands,
@@ -157,7 +159,12 @@ def _register(observatory: Observatory, examined: list[ExaminedFile]) -> list[dg
     fresh = {str(item.path) for item in examined}
     touched = [group for group in groups if any(file.name in fresh for file in group.files)]
     now = datetime.now(UTC).replace(tzinfo=None)
-    observations = [_observation_row(group, files, observatory, now) for group in touched]
+    seen = store.query("SELECT observation_id, first_seen_at FROM observation")
+    first_seen = dict(seen.iter_rows())
+    observations = [
+        _observation_row(group, files, observatory) | {"first_seen_at": first_seen.get(group.observation_id, now)}
+        for group in touched
+    ]
     raw_files = [
         {
             "path": file.name,
@@ -219,25 +226,20 @@ _OBSERVATION_SCHEMA = {
 }
 
 
-def _observation_row(
-    group: Any, files: dict[str, ExaminedFile], observatory: Observatory, now: datetime
-) -> dict[str, Any]:
+def _observation_row(group: Any, files: dict[str, ExaminedFile], observatory: Observatory) -> dict[str, Any]:
     """Row of table ``observation`` of one group of files."""
-    store = observatory.store
-    earlier = store.query("SELECT first_seen_at FROM observation WHERE observation_id = ?", [group.observation_id])
     usable = [files[file.name] for file in group.files if not file.reason_code]
     row: dict[str, Any] = {
         "observation_id": group.observation_id,
         "partition_key": observation_partition(group.start_mjd),
         "start_mjd": group.start_mjd,
         "n_subbands": group.n_subbands,
-        "first_seen_at": earlier.item() if earlier.height else now,
         "raw_bytes": sum(files[file.name].bytes for file in group.files),
         "status": "collecting",
         "reason_code": group.reason_code or None,
     }
     if group.status == "complete":
-        row |= {"status": "ready", "complete_at": now}
+        row |= {"status": "ready", "complete_at": datetime.now(UTC).replace(tzinfo=None)}
     elif group.status == "duplicate" or not usable:
         row |= {"status": "quarantined"}
     described = [item for item in usable if item.site_deg_m[0] == item.site_deg_m[0]]
@@ -291,7 +293,14 @@ def _settle(store: Store, wait_s: float, min_subbands: int) -> list[dg.AssetMate
 
 
 def _materialization(row: dict[str, Any]) -> dg.AssetMaterialization:
-    metadata = {name: row[name] for name in ("observation_id", "n_subbands", "raw_bytes", "calibrator") if row.get(name) is not None}
+    metadata = {
+        name: row[name]
+        for name in ("observation_id", "n_subbands", "raw_bytes", "calibrator")
+        if row.get(name) is not None
+    }
     return dg.AssetMaterialization(
-        asset_key="raw_visibilities", partition=row["partition_key"], description=row.get("reason_code"), metadata=metadata
+        asset_key="raw_visibilities",
+        partition=row["partition_key"],
+        description=row.get("reason_code"),
+        metadata=metadata,
     )

@@ -35,9 +35,9 @@ from contimg_resources.products import require
 def bandpass_table(context: dg.AssetExecutionContext, observatory: Observatory) -> Iterator[dg.MaterializeResult]:
     """One bandpass per day: complex gain of every antenna, receptor and channel, from a calibrator's transit.
 
-    Solved per channel against the Perley-Butler (2017) model of the calibrator and the catalogue around it, seen through
-    the primary beam, after aligning phases in time; it carries delays and the flux scale. Writes a CASA B table and a row of
-    table calibration_table (status active, validity around the transit, content hash, quality).
+    Solved per channel against the Perley-Butler (2017) model of the calibrator and the catalogue around it, seen
+    through the primary beam, after aligning phases in time; it carries delays and the flux scale. Writes a CASA B
+    table and a row of table calibration_table (status active, validity around the transit, content hash, quality).
     Read by gain_table and continuum_image. Remade when the transit's measurement set is.
     """
     from contimg_assets.science.calibration.bandpass import solve_bandpass

@@ -1,7 +1,7 @@
 """Which calibration table serves which observation: the rows of ``calibration_table`` and ``calibration_use``.
 
-What belongs here: choosing the day's transit, writing and registering tables, finding the nearest valid one. A borrowed or
-identical table is visible by its content hash and its age. Fallbacks are recorded, never silent.
+What belongs here: choosing the day's transit, writing and registering tables, finding the nearest valid one. A
+borrowed or identical table is visible by its content hash and its age. Fallbacks are recorded, never silent.
 """
 
 from dataclasses import dataclass
@@ -100,8 +100,8 @@ def register_table(
 def active_bandpass(observatory: Observatory, mjd: float) -> tuple[ChosenTable, str]:
     """Choose the bandpass of an observation, and the fallback it is: ``none`` within its validity, else ``nearest_valid``.
 
-    The newest table solved before the observation (or from it) comes first, so that making a partition again after the next
-    transit gives the same numbers; a later one is taken only where there is no earlier one within its validity.
+    The newest table solved before the observation (or from it) comes first, so that making a partition again after the
+    next transit gives the same numbers; a later one is taken only where there is no earlier one within its validity.
 
     Raises
     ------
@@ -136,7 +136,9 @@ def register_use(
 ) -> None:
     """Record which tables the observation of this partition uses, one row per kind."""
     partition_key, store = context.partition_key, observatory.store
-    observation_id = store.query("SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]).item()
+    observation_id = store.query(
+        "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
+    ).item()
     rows = pl.DataFrame(
         {
             "observation_id": [observation_id] * 2,
@@ -155,27 +157,3 @@ def tables_used(observatory: Observatory, partition_key: str) -> list[Path]:
         "SELECT path FROM calibration_use WHERE partition_key = ? ORDER BY kind", [partition_key]
     )
     return [Path(path) for path in used["path"]]
-
-
-def awaited_transit(store: Store, start_mjd: float) -> dict[str, Any] | None:
-    """The last calibrator transit before (or in) an observation, if its bandpass is not solved yet; else None."""
-    found = store.query(
-        "SELECT o.observation_id, o.partition_key, o.start_mjd, o.complete_at, o.status,"
-        " (SELECT count(*) FROM calibration_table c WHERE c.kind = 'B' AND abs(c.solved_at_mjd - o.start_mjd) < ?) AS n_tables"
-        " FROM observation o WHERE o.calibrator IS NOT NULL AND o.status IN ('collecting', 'ready', 'processed')"
-        " AND o.start_mjd <= ? AND o.start_mjd > ? ORDER BY o.start_mjd DESC LIMIT 1",
-        [SAME_TRANSIT_D, start_mjd, start_mjd - 1.0],
-    )
-    if not found.height or found["n_tables"][0]:
-        return None
-    return found.row(0, named=True)
-
-
-def has_bandpass(store: Store, mjd: float) -> bool:
-    """Whether an active bandpass is valid at that time."""
-    found = store.query(
-        "SELECT count(*) FROM calibration_table WHERE kind = 'B' AND status = 'active'"
-        " AND ? BETWEEN valid_from_mjd AND valid_to_mjd",
-        [mjd],
-    )
-    return bool(found.item())

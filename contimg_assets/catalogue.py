@@ -59,6 +59,8 @@ def reference_catalogue(context: dg.AssetExecutionContext, observatory: Observat
             "path": dg.MetadataValue.path(str(written)),
             "n_sources": catalogue.height,
             "n_references": int(catalogue["is_reference"].sum()),
-            "brightest": dg.MetadataValue.json(catalogue.top_k(10, by=pl.col("flux_jy")).select("source_id", "flux_jy").to_dicts()),
+            "brightest": dg.MetadataValue.json(
+                catalogue.top_k(10, by=pl.col("flux_jy")).select("source_id", "flux_jy").to_dicts()
+            ),
         }
     )

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
+from contimg_assets.calibration import bandpass_table
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import DAY_ASSETS, OBSERVATION_ASSETS, bandpass_job, catalogue_job, daily_job, observation_job
-from contimg_assets.calibration import bandpass_table
 from contimg_assets.observations import raw_visibilities
 from contimg_resources.configurable import Observatory
 from contimg_sensors.arrivals import incoming_observations

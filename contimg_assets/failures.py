@@ -1,7 +1,7 @@
 """Our errors become Dagster's failures and the observation's status, here and nowhere else.
 
-What belongs here: the decision whether a retry can help, what the operator reads, what the store remembers, and how long a
-stage took. What does not: noticing that something is wrong (science and resources raise).
+What belongs here: the decision whether a retry can help, what the operator reads, what the store remembers, and how
+long a stage took. What does not: noticing that something is wrong (science and resources raise).
 
 =====================  ==============================  ========================================
 error                  Dagster                         observation in the store

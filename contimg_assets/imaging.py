@@ -67,11 +67,16 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
         vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
-        tables = [Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)]
+        tables = [
+            Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
+        ]
         calibrated = apply_solutions(vis, tables)
         catalogue = products.read_parquet("reference_catalogue", None)
         apart = separation_deg(
-            vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy()
+            vis.phase_centre_ra_deg,
+            vis.phase_centre_dec_deg,
+            catalogue["ra_deg"].to_numpy(),
+            catalogue["dec_deg"].to_numpy(),
         )
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
         images = make_images(
@@ -79,7 +84,9 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         )
         folder = products.image_folder(partition_key)
         write_image_set(folder, images.columns())
-        observation_id = store.query("SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]).item()
+        observation_id = store.query(
+            "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
+        ).item()
         summary = measure_image(images, near, vis)
         rows = image_rows(images, summary, str(folder), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
@@ -92,7 +99,9 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             "folder": dg.MetadataValue.path(str(folder)),
             **{name: value for name, value in summary.items() if value is not None},
             "images": dg.MetadataValue.md(markdown_image(picture, "dirty and clean image")),
-            "bands": dg.MetadataValue.json(rows.select("band", "frequency_hz", "rms_jy_beam", "beam_major_arcsec").to_dicts()),
+            "bands": dg.MetadataValue.json(
+                rows.select("band", "frequency_hz", "rms_jy_beam", "beam_major_arcsec").to_dicts()
+            ),
             "n_pixels": f"{full.restored.shape[1]} x {full.restored.shape[0]}",
         },
         check_results=results,

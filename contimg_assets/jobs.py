@@ -23,7 +23,9 @@ observation_job = dg.define_asset_job(
     description="Raw files of one observation to scaled fluxes of every catalogue source in the beam.",
 )
 bandpass_job = dg.define_asset_job(
-    "bandpass_job", selection=dg.AssetSelection.assets(bandpass_table), description="The bandpass of one day's calibrator transit."
+    "bandpass_job",
+    selection=dg.AssetSelection.assets(bandpass_table),
+    description="The bandpass of one day's calibrator transit.",
 )
 daily_job = dg.define_asset_job(
     "daily_job",

@@ -39,16 +39,14 @@ raw_visibilities = dg.AssetSpec(
     output_required=False,
     **per_observation("observations", {"measurementset", "casa"}, code_version="1"),
 )
-def measurement_set(
-    context: dg.AssetExecutionContext, observatory: Observatory
-) -> Iterator[dg.MaterializeResult]:
+def measurement_set(context: dg.AssetExecutionContext, observatory: Observatory) -> Iterator[dg.MaterializeResult]:
     """One flagged measurement set per observation, phased to the middle of the drift.
 
-    Channels ascend over all sub-bands, baselines run from the lower to the higher antenna, uvw are recomputed for every
-    integration, and dead antennas, radio interference and non-finite data are flagged before anything is written: an
-    unflagged measurement set never exists. Missing sub-bands are flagged channels. Autocorrelations are judged, not kept.
-    Writes a CASA measurement set and ``summary.json`` (fractions flagged by cause, antenna and sub-band).
-    Read by bandpass_table, gain_table and continuum_image. Remade when raw files or flagging change.
+    Channels ascend over all sub-bands, baselines run from the lower to the higher antenna, uvw are recomputed for
+    every integration, and dead antennas, radio interference and non-finite data are flagged before anything is
+    written: an unflagged measurement set never exists. Missing sub-bands are flagged channels. Autocorrelations are
+    judged, not kept. Writes a CASA measurement set and ``summary.json`` (fractions flagged by cause, antenna and
+    sub-band). Read by bandpass_table, gain_table and continuum_image. Remade when raw files or flagging change.
     """
     from contimg_assets.science.conversion import to_visibilities
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities

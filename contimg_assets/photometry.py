@@ -1,7 +1,7 @@
 """The photometry group: fluxes at catalogue positions in each observation, and the flux scale they are put on.
 
-What belongs here: the two assets. Measuring is ``science.photometry``, the scale ``science.flux_scale``; what good means is
-``checks.photometry``.
+What belongs here: the two assets. Measuring is ``science.photometry``, the scale ``science.flux_scale``; what good
+means is ``checks.photometry``.
 """
 
 import zlib
@@ -63,7 +63,9 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
         level = observatory.settings.photometry.beam_level
         rng = np.random.default_rng(zlib.crc32(partition_key.encode()))
         measured, quality = measure_bands(folder, catalogue, level, rng)
-        rows = measured.with_columns(observation_id=pl.lit(observation["observation_id"]), mjd=pl.lit(observation["mjd"]))
+        rows = measured.with_columns(
+            observation_id=pl.lit(observation["observation_id"]), mjd=pl.lit(observation["mjd"])
+        )
         path = products.write_parquet("forced_photometry", partition_key, rows)
         store.replace("forced_photometry", with_provenance(rows, context), partition_key=partition_key)
         full = rows.filter(band=FULL_BAND)
@@ -173,9 +175,9 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     """What the fluxes of one observation must be divided by to be on the scale of the reference sources, per band.
 
     Robust weighted mean of measured over catalogue flux of bright, compact, isolated sources; a source is never part
-    of the factor that corrects it (light_curves leaves it out). Outside 0.5 to 2, or with too few references, the factor is
-    1 and method ``unit`` says so. Writes table flux_scale: ``factor``, ``factor_err``, ``n_references``, ``scatter``,
-    ``method``. Read by light_curves; with it the observation is processed. Remade when its photometry is.
+    of the factor that corrects it (light_curves leaves it out). Outside 0.5 to 2, or with too few references, the
+    factor is 1 and method ``unit`` says so. Writes table flux_scale: ``factor``, ``factor_err``, ``n_references``,
+    ``scatter``, ``method``. Read by light_curves; with it the observation is processed. Remade when its photometry is.
     """
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
@@ -189,7 +191,11 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     picture = flux_ratio_plot(ratio_table(measured, catalogue), title=full["observation_id"])
     return dg.MaterializeResult(
         metadata={
-            **{name: full[name] for name in ("factor", "factor_err", "n_references", "scatter", "method") if full[name] is not None},
+            **{
+                name: full[name]
+                for name in ("factor", "factor_err", "n_references", "scatter", "method")
+                if full[name] is not None
+            },
             "bands": dg.MetadataValue.json(rows.drop("observation_id").to_dicts()),
             "ratios": dg.MetadataValue.md(markdown_image(picture, "flux ratios to the catalogue")),
         },
@@ -228,8 +234,12 @@ def reference_ratios_of(part: pl.DataFrame, catalogue: pl.DataFrame) -> Any:
     frequency_hz = float(part["frequency_hz"][0])
     alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, frequency_hz)
-    catalogue_err = band_flux_jy(joined["flux_err_jy"].cast(pl.Float64).fill_null(np.nan).to_numpy(), alpha, frequency_hz)
-    is_usable = joined["is_reference"].fill_null(value=False).to_numpy() & ((joined["flags"].to_numpy() & UNRELIABLE) == 0)
+    catalogue_err = band_flux_jy(
+        joined["flux_err_jy"].cast(pl.Float64).fill_null(np.nan).to_numpy(), alpha, frequency_hz
+    )
+    is_usable = joined["is_reference"].fill_null(value=False).to_numpy() & (
+        (joined["flags"].to_numpy() & UNRELIABLE) == 0
+    )
     return reference_ratios(
         joined["peak_flux_jy_beam"].to_numpy(),
         joined["peak_flux_err_jy_beam"].to_numpy(),
@@ -247,9 +257,9 @@ def ratio_table(measured: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame
     joined = full.join(catalogue.select(CATALOGUE_COLUMNS), on="source_id", how="left", maintain_order="left")
     alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, float(joined["frequency_hz"][0]))
-    return joined.select(
-        "is_reference", flux_jy="peak_flux_jy_beam", flux_err_jy="peak_flux_err_jy_beam"
-    ).with_columns(catalogue_flux_jy=pl.Series(expected))
+    return joined.select("is_reference", flux_jy="peak_flux_jy_beam", flux_err_jy="peak_flux_err_jy_beam").with_columns(
+        catalogue_flux_jy=pl.Series(expected)
+    )
 
 
 def mark_processed(store: Store, partition_key: str) -> None:

@@ -63,8 +63,8 @@ def injection_recovery(context: dg.AssetExecutionContext, observatory: Observato
 def quality_report(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """The day on one self-contained HTML page: observations, calibration, imaging, photometry, variability, candidates.
 
-    Gathers what the store and the summaries of the products say; nothing is computed anew. Writes one HTML file that opens
-    without a network. Read by people. Remade when the day's science is.
+    Gathers what the store and the summaries of the products say; nothing is computed anew. Writes one HTML file that
+    opens without a network. Read by people. Remade when the day's science is.
     """
     from contimg_assets.report import render_quality_report
 
@@ -73,5 +73,9 @@ def quality_report(context: dg.AssetExecutionContext, observatory: Observatory) 
         report = gather_report(store, day, context.run_id)
         path = products.write_text(products.report(day), render_quality_report(report))
     return dg.MaterializeResult(
-        metadata={"path": dg.MetadataValue.path(str(path)), "n_observations": report.observations.height, "bytes": path.stat().st_size}
+        metadata={
+            "path": dg.MetadataValue.path(str(path)),
+            "n_observations": report.observations.height,
+            "bytes": path.stat().st_size,
+        }
     )

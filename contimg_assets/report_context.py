@@ -25,7 +25,9 @@ def gather_report(store: Store, day: str, run_id: str) -> QualityReport:
         return store.query(f"SELECT * FROM {table} WHERE {_OF_DAY} {where} ORDER BY ALL", [day, day])  # noqa: S608 (own names)
 
     statistics = of_day("variability_statistics", where=f"AND band = '{FULL_BAND}'")
-    candidates = store.query("SELECT * FROM ese_candidate WHERE start_mjd < ? ORDER BY significance DESC", [day_mjd_range(day)[1]])
+    candidates = store.query(
+        "SELECT * FROM ese_candidate WHERE start_mjd < ? ORDER BY significance DESC", [day_mjd_range(day)[1]]
+    )
     recovery = of_day("injection_recovery")
     return QualityReport(
         day=day,
@@ -43,11 +45,17 @@ def gather_report(store: Store, day: str, run_id: str) -> QualityReport:
         injection_recovery=recovery,
         checks=of_day("check_result"),
         pictures={
-            "variability": [Picture(eta_v_plane(statistics, candidates["source_id"].to_list()), "Significance against amplitude.")]
+            "variability": [
+                Picture(eta_v_plane(statistics, candidates["source_id"].to_list()), "Significance against amplitude.")
+            ]
             if statistics.height
             else [],
-            "candidates": [_candidate_picture(store, row, day) for row in candidates.head(_MOST_CANDIDATES).iter_rows(named=True)],
-            "injections": [Picture(completeness_grid(recovery), "Completeness of injected events.")] if recovery.height else [],
+            "candidates": [
+                _candidate_picture(store, row, day) for row in candidates.head(_MOST_CANDIDATES).iter_rows(named=True)
+            ],
+            "injections": [Picture(completeness_grid(recovery), "Completeness of injected events.")]
+            if recovery.height
+            else [],
         },
     )
 

@@ -38,10 +38,11 @@ MOST_PICTURES = 3
 def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """One light-curve point per source, band and transit: the day's observations of each source combined.
 
-    Each flux is divided by the flux scale of its observation, without the source itself; observations of one transit are
-    combined by outlier-resistant inverse-variance weights. Statistical and systematic errors are kept apart. Non-detections
-    are points. Writes Parquet and table light_curve: ``flux_jy``, ``flux_err_jy``, ``flux_sys_err_jy``, ``n_observations``.
-    Read by variability_statistics and ese_candidates. Remade when photometry or flux scale of the day change.
+    Each flux is divided by the flux scale of its observation, without the source itself; observations of one transit
+    are combined by outlier-resistant inverse-variance weights. Statistical and systematic errors are kept apart.
+    Non-detections are points. Writes Parquet and table light_curve: ``flux_jy``, ``flux_err_jy``, ``flux_sys_err_jy``,
+    ``n_observations``. Read by variability_statistics and ese_candidates. Remade when photometry or flux scale of the
+    day change.
     """
     from contimg_assets.science.light_curves import combine_transits
 
@@ -74,7 +75,9 @@ def scaled_measurements(store: Store, catalogue: pl.DataFrame, day: str) -> pl.D
     )
     parts = []
     for _, part in measured.group_by("observation_id", "band", maintain_order=True):
-        factor, factor_err = leave_one_out_factors(reference_ratios_of(part, catalogue), part.height, FluxScaleSettings())
+        factor, factor_err = leave_one_out_factors(
+            reference_ratios_of(part, catalogue), part.height, FluxScaleSettings()
+        )
         parts.append(part.with_columns(factor=pl.Series(factor), factor_err=pl.Series(factor_err)))
     return pl.concat(parts) if parts else measured.with_columns(factor=pl.lit(1.0), factor_err=pl.lit(0.0))
 
@@ -98,9 +101,10 @@ def history(store: Store, day: str) -> pl.DataFrame:
 def variability_statistics(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """How much each source varies, as of the end of the day: eta, V, pair statistics and more, per band.
 
-    Definitions are the field's (VAST, TraP): eta is the weighted reduced chi-square about the weighted mean, V the sample
-    standard deviation over the mean; deviations leave the point itself out. NULL where undefined. Writes Parquet and table
-    variability_statistics. Read by quality_report and people. Remade when light curves up to the day change.
+    Definitions are the field's (VAST, TraP): eta is the weighted reduced chi-square about the weighted mean, V the
+    sample standard deviation over the mean; deviations leave the point itself out. NULL where undefined. Writes
+    Parquet and table variability_statistics. Read by quality_report and people. Remade when light curves up to the day
+    change.
     """
     from contimg_assets.science.variability import variability_statistics as compute_statistics
 
@@ -118,7 +122,10 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
             "path": dg.MetadataValue.path(str(path)),
             "n_sources": full.height,
             "most_variable": dg.MetadataValue.json(
-                full.sort("eta", descending=True, nulls_last=True).head(10).select("source_id", "eta", "modulation_index").to_dicts()
+                full.sort("eta", descending=True, nulls_last=True)
+                .head(10)
+                .select("source_id", "eta", "modulation_index")
+                .to_dicts()
             ),
             "eta_v_plane": dg.MetadataValue.md(markdown_image(picture, "eta-V plane")),
         },
@@ -136,10 +143,11 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
 def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Candidates for extreme scattering events as of the end of the day, with a verdict each.
 
-    A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the false-alarm
-    probability is calibrated by simulation. The sub-bands tell a lens (effect grows with wavelength squared) from an
-    achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate (status set by people is
-    kept) and appends to candidate_event. Read by quality_report and the portal. Remade when light curves change.
+    A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the
+    false-alarm probability is calibrated by simulation. The sub-bands tell a lens (effect grows with wavelength
+    squared) from an achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate
+    (status set by people is kept) and appends to candidate_event. Read by quality_report and the portal. Remade when
+    light curves change.
     """
     from contimg_assets.science.ese.candidates import find_candidates
     from contimg_assets.science.ese.events import candidate_events
@@ -154,7 +162,10 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
         found = find_candidates(points, day_mjd_range(day)[1], rng, limits, previous=earlier)
         path = products.write_parquet("ese_candidates", day, found)
         record_candidates(
-            store, with_provenance(naive_times(found), context), naive_times(candidate_events(earlier, found)), partition_key=day
+            store,
+            with_provenance(naive_times(found), context),
+            naive_times(candidate_events(earlier, found)),
+            partition_key=day,
         )
         results = checks.judge_candidates(store, context, found, points)
     return dg.MaterializeResult(

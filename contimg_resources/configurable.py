@@ -1,7 +1,8 @@
 """The outside world as Dagster sees it: one typed resource that opens settings, telescope, store and products.
 
-What belongs here: the thin Dagster wrapper around the plain classes of this package, nothing else. Settings are read from
-the environment when a run or a sensor tick asks for them, so a changed setting needs no reload of the definitions.
+What belongs here: the thin Dagster wrapper around the plain classes of this package, nothing else. Settings are read
+from the environment when a run or a sensor tick asks for them, so a changed setting needs no reload of the
+definitions.
 """
 
 import dagster as dg
@@ -14,7 +15,7 @@ from contimg_resources.telescope import Telescope, load_telescope
 
 
 class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """This installation: its settings, its telescope, its store and its products."""
+    """One installation: its settings, its telescope, its store and its products."""
 
     _settings: Settings | None = PrivateAttr(default=None)
 

@@ -181,7 +181,9 @@ def _write_spectral_setup(path: str, columns: Mapping[str, Any]) -> None:
             remedy="Correct the correlation names of the input.",
         )
     receptors = "XY" if correlations == ("I",) else "".join(_receptors(correlations))
-    products = [[receptors.index(name[0]), receptors.index(name[-1])] if name != "I" else [0, 0] for name in correlations]
+    products = [
+        [receptors.index(name[0]), receptors.index(name[-1])] if name != "I" else [0, 0] for name in correlations
+    ]
     _fill(path, "POLARIZATION", 1, {
         "NUM_CORR": np.array([len(correlations)], dtype=np.int32),
         "CORR_TYPE": np.array([[CORRELATION_CODES[name] for name in correlations]], dtype=np.int32),
@@ -213,9 +215,7 @@ def _write_pointing(path: str, columns: Mapping[str, Any]) -> None:
     """One row per integration and antenna, since CASA looks directions up by antenna and time."""
     time_s, first = np.unique(columns["time_mjd"] * SECONDS_PER_DAY, return_index=True)
     n_ant, n_time = len(columns["antenna_names"]), time_s.size
-    directions = np.deg2rad(
-        np.stack([columns["pointing_ra_deg"][first], columns["pointing_dec_deg"][first]], axis=-1)
-    )
+    directions = np.deg2rad(np.stack([columns["pointing_ra_deg"][first], columns["pointing_dec_deg"][first]], axis=-1))
     is_tracking = bool(np.ptp(directions, axis=0).max() < 1e-9)
     directions = np.repeat(directions, n_ant, axis=0)[:, None, :]
     n_row = n_ant * n_time

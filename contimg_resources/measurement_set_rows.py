@@ -138,7 +138,9 @@ def open_measurement_set(path: Path | str, *, writable: bool = False) -> Any:
             remedy="The product is damaged; convert the observation again.", reason_code="not_a_measurement_set",
         ) from error  # fmt: skip
     needed = {"UVW", "ANTENNA1", "ANTENNA2", "TIME", "FIELD_ID", "DATA_DESC_ID", "FLAG"}
-    missing = sorted(needed - set(opened.colnames())) + sorted({"FIELD", "SPECTRAL_WINDOW"} - set(opened.keywordnames()))
+    missing = sorted(needed - set(opened.colnames())) + sorted(
+        {"FIELD", "SPECTRAL_WINDOW"} - set(opened.keywordnames())
+    )
     if missing:
         opened.close()
         raise CasaError(

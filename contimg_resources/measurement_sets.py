@@ -276,9 +276,7 @@ def _put_main(main: Any, columns: Mapping[str, Any]) -> None:
         main.putcol("FLAG", np.ascontiguousarray(columns["flags"][start:stop], dtype=np.bool_), start, stop - start)
 
 
-def _read_bulk(
-    main: Any, selection: Selection, column: str
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+def _read_bulk(main: Any, selection: Selection, column: str) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
     vis = np.empty(selection.shape, dtype=np.complex64)
     flags = np.empty(selection.shape, dtype=np.bool_)
     is_whole_table = selection.is_whole_table

@@ -1,13 +1,14 @@
 """How Dagster starts a run here: by forking a warm process instead of starting a cold one.
 
-What belongs here: the run launcher named in ``dagster.yaml``. What does not: queueing, priorities, retries and monitoring,
-which are Dagster's own.
+What belongs here: the run launcher named in ``dagster.yaml``. What does not: queueing, priorities, retries and
+monitoring, which are Dagster's own.
 
-Dagster's default launcher starts every run in a fresh interpreter that imports Dagster, the definitions, numba and astropy
-before the first step: seconds of processor time for an observation that computes for a few seconds. This launcher
-keeps one idle process (multiprocessing's fork server) which has imported everything; each run is a fork of it: its own process,
-its own memory, killed and monitored like any other, without the start-up. Rejected: ``dagster-celery``'s launcher is as fast
-but needs a broker even on one machine; it stays the choice beyond one machine.
+Dagster's default launcher starts every run in a fresh interpreter that imports Dagster, the definitions, numba and
+astropy before the first step: seconds of processor time for an observation that computes for a few seconds. This
+launcher keeps one idle process (multiprocessing's fork server) which has imported everything; each run is a fork of
+it: its own process, its own memory, killed and monitored like any other, without the start-up. Rejected:
+``dagster-celery``'s launcher is as fast but needs a broker even on one machine; it stays the choice beyond one
+machine.
 
 The fork server is started by the process that launches (the daemon) and dies with it; new code is picked up
 when the daemon is restarted, as ``dagster dev`` does.
@@ -22,14 +23,13 @@ import signal
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from dagster._cli.api import execute_run_command
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
-from typing_extensions import Self
 
 _WORKER_TAG = "contimg/worker"
 """Run tag: process id and kernel start time of the run's process, so that a reused id is not mistaken for it."""
@@ -93,7 +93,9 @@ class WarmRunLauncher(RunLauncher[Any], ConfigurableClass):
         """Fork the run's process and remember it in the run's tags."""
         run = context.dagster_run
         if run.job_code_origin is None:
-            raise dg.DagsterInvariantViolationError(f"run {run.run_id} carries no code origin; launch it from a code location")
+            raise dg.DagsterInvariantViolationError(
+                f"run {run.run_id} carries no code origin; launch it from a code location"
+            )
         arguments = ExecuteRunArgs(
             job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
         )

@@ -1,10 +1,11 @@
 """When observations are processed: arrivals in the incoming folder, and the calibrator transits among them.
 
-What belongs here: looking, deciding, requesting. Reading and remembering files is ``contimg_assets.arrivals``. Run keys name
-the observation and its files, so the same files never run twice, and a file that completes an observation late does.
+What belongs here: looking, deciding, requesting. Reading and remembering files is ``contimg_assets.arrivals``. Run
+keys name the observation and its files, so the same files never run twice, and a file that completes an observation
+late does.
 
-The order of things on a sidereal day: the transit's measurement set is made as soon as its files are complete; the bandpass
-follows; all later observations, and the rest of the transit's own, wait for that bandpass, at most
+The order of things on a sidereal day: the transit's measurement set is made as soon as its files are complete; the
+bandpass follows; all later observations, and the rest of the transit's own, wait for that bandpass, at most
 ``CONTIMG_CALIBRATION_WAIT_S`` after their completion, and then go with the nearest valid one.
 """
 
@@ -14,17 +15,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from contimg_assets.arrivals import observe_arrivals
-from contimg_assets.calibration_registry import awaited_transit, has_bandpass
+from contimg_assets.calibration_registry import SAME_TRANSIT_D
 from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
 from contimg_assets.observations import measurement_set
 from contimg_resources.configurable import Observatory
-from contimg_resources.store.connection import Store
 
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
+_READY = """
+    SELECT o.observation_id, o.partition_key, o.start_mjd, o.complete_at, o.calibrator,
+           string_agg(f.path || ':' || f.bytes, ' ' ORDER BY f.path) AS files,
+           bool_or(o.partition_key IN (SELECT partition_key FROM stage_timing WHERE asset = 'measurement_set'))
+               AS has_measurement_set
+    FROM observation o LEFT JOIN raw_file f ON f.observation_id = o.observation_id AND f.status = 'usable'
+    WHERE o.status = 'ready' GROUP BY ALL ORDER BY o.start_mjd
+"""
+_TRANSITS = (
+    "SELECT start_mjd FROM observation WHERE calibrator IS NOT NULL AND status IN ('collecting', 'ready', 'processed')"
+)
 PRIORITIES = {"transit": "10", "observation": "20", "bandpass": "30"}
 """What is nearer to its end goes first (days come before all, see ``automation``): the first light curve does not wait for the
 last measurement set of a backlog."""
@@ -39,8 +51,8 @@ _AFTER_MEASUREMENT_SET = [asset.key for asset in OBSERVATION_ASSETS if asset is 
 def incoming_observations(context: dg.SensorEvaluationContext, observatory: Observatory) -> dg.SensorResult:
     """Watch the incoming folder, group sub-bands into observations, and request one run per complete observation.
 
-    New files are recorded in tables raw_file and observation, every complete observation is reported as a materialization of
-    raw_visibilities, and its run is requested once the bandpass of its transit is at hand.
+    New files are recorded in tables raw_file and observation, every complete observation is reported as a
+    materialization of raw_visibilities, and its run is requested once the bandpass of its transit is at hand.
     """
     arrived = observe_arrivals(observatory)
     requests = [*catalogue_requests(observatory), *observation_requests(observatory)]
@@ -53,7 +65,9 @@ def catalogue_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
     path = observatory.settings.catalogue
     if path is not None and path.exists():
         state = path.stat()
-        yield dg.RunRequest(run_key=f"catalogue:{path}:{state.st_mtime_ns}:{state.st_size}", job_name=catalogue_job.name)
+        yield dg.RunRequest(
+            run_key=f"catalogue:{path}:{state.st_mtime_ns}:{state.st_size}", job_name=catalogue_job.name
+        )
 
 
 def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
@@ -61,14 +75,19 @@ def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
     store = observatory.store
     if not observatory.products.reference_catalogue().exists():
         return
-    ready = store.query("SELECT * FROM observation WHERE status = 'ready' ORDER BY start_mjd")
-    made = set(store.query("SELECT partition_key FROM stage_timing WHERE asset = 'measurement_set'")["partition_key"])
+    ready = store.query(_READY)
+    if ready.is_empty():
+        return
+    transits = store.query(_TRANSITS)
+    tables = store.query(
+        "SELECT solved_at_mjd, valid_from_mjd, valid_to_mjd FROM calibration_table WHERE kind = 'B' AND status = 'active'"
+    )
+    wait = timedelta(seconds=observatory.settings.calibration_wait_s)
     for row in ready.iter_rows(named=True):
-        files = _files_key(store, row["observation_id"])
-        has_measurement_set = row["partition_key"] in made
+        files = f"{zlib.crc32((row['files'] or '').encode()):08x}"
         if row["calibrator"] is not None:
-            yield from _transit_requests(row, files, has_measurement_set=has_measurement_set)
-        if is_calibratable(store, row, observatory.settings.calibration_wait_s):
+            yield from _transit_requests(row, files)
+        if is_calibratable(row, transits, tables, wait):
             yield dg.RunRequest(
                 run_key=f"observation:{row['observation_id']}:{files}",
                 job_name=observation_job.name,
@@ -78,10 +97,10 @@ def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
             )
 
 
-def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: bool) -> Iterator[dg.RunRequest]:
+def _transit_requests(row: dict[str, Any], files: str) -> Iterator[dg.RunRequest]:
     """A transit comes first: its measurement set, then the bandpass of its day."""
     tags = {"contimg/observation": row["observation_id"]}
-    if not has_measurement_set:
+    if not row["has_measurement_set"]:
         yield dg.RunRequest(
             run_key=f"transit:{row['observation_id']}:{files}",
             job_name=observation_job.name,
@@ -99,16 +118,24 @@ def _transit_requests(row: dict[str, Any], files: str, *, has_measurement_set: b
         )
 
 
-def is_calibratable(store: Store, row: dict[str, Any], wait_s: float) -> bool:
-    """Whether an observation need not wait (any longer) for a bandpass."""
-    now = datetime.now(UTC).replace(tzinfo=None)
-    has_waited = row["complete_at"] is not None and now - row["complete_at"] > timedelta(seconds=wait_s)
-    if has_waited:
+def is_calibratable(row: dict[str, Any], transits: pl.DataFrame, tables: pl.DataFrame, wait: timedelta) -> bool:
+    """Whether an observation need not wait (any longer) for a bandpass.
+
+    Parameters
+    ----------
+    row : mapping
+        ``start_mjd`` and ``complete_at`` of the observation.
+    transits : polars.DataFrame
+        ``start_mjd`` of the calibrator observations that are not quarantined.
+    tables : polars.DataFrame
+        ``solved_at_mjd``, ``valid_from_mjd``, ``valid_to_mjd`` of the active bandpass tables.
+    wait : timedelta
+        After completion.
+    """
+    now, start_mjd = datetime.now(UTC).replace(tzinfo=None), row["start_mjd"]
+    if row["complete_at"] is not None and now - row["complete_at"] > wait:
         return True
-    return awaited_transit(store, row["start_mjd"]) is None and has_bandpass(store, row["start_mjd"])
-
-
-def _files_key(store: Store, observation_id: str) -> str:
-    """Short name of an observation's set of files: changes when a file is added or replaced."""
-    rows = store.query("SELECT path, bytes FROM raw_file WHERE observation_id = ? AND status = 'usable' ORDER BY path", [observation_id])
-    return f"{zlib.crc32(repr(rows.rows()).encode()):08x}"
+    last = transits.filter(pl.col("start_mjd") <= start_mjd, pl.col("start_mjd") > start_mjd - 1.0)["start_mjd"].max()
+    if last is not None and tables.filter((pl.col("solved_at_mjd") - last).abs() < SAME_TRANSIT_D).is_empty():
+        return False
+    return not tables.filter(pl.col("valid_from_mjd") <= start_mjd, pl.col("valid_to_mjd") >= start_mjd).is_empty()

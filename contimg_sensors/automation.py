@@ -1,7 +1,7 @@
 """What follows without a hand once a day has new observations: the automation sensor over the day's assets.
 
-The conditions themselves stand with the assets (``contimg_assets.conventions``). Per-observation work is not automated by
-conditions but requested by the ingest sensor: a tick over fragmented five-minute partitions costs seconds.
+The conditions themselves stand with the assets (``contimg_assets.conventions``). Per-observation work is not automated
+by conditions but requested by the ingest sensor: a tick over fragmented five-minute partitions costs seconds.
 """
 
 import dagster as dg

@@ -103,27 +103,22 @@ def require_free_port(name: str, port: int) -> int:
     return port
 
 
-def count(store: Store, sql: str) -> int:
-    """First number of a question; 0 while the store does not exist yet."""
-    if not store.path.exists():
-        return 0
-    try:
-        return int(store.query(sql).item())
-    except StoreError:
-        return 0
+_PROGRESS = """
+    SELECT (SELECT count(*) FROM observation) AS arrived,
+           (SELECT count(*) FROM image WHERE band = 'full') AS imaged,
+           (SELECT count(*) FROM observation WHERE status = 'processed') AS processed,
+           (SELECT count(*) FROM observation WHERE status = 'quarantined') AS quarantined,
+           (SELECT count(DISTINCT partition_key) FROM stage_timing WHERE asset = 'quality_report') AS days,
+           (SELECT count(*) FROM ese_candidate) AS candidates
+"""
 
 
 def progress(store: Store) -> dict[str, int]:
-    """How far the campaign has come."""
-    questions = {
-        "arrived": "SELECT count(*) FROM observation",
-        "imaged": "SELECT count(*) FROM image WHERE band = 'full'",
-        "processed": "SELECT count(*) FROM observation WHERE status = 'processed'",
-        "quarantined": "SELECT count(*) FROM observation WHERE status = 'quarantined'",
-        "days": "SELECT count(DISTINCT partition_key) FROM stage_timing WHERE asset = 'quality_report'",
-        "candidates": "SELECT count(*) FROM ese_candidate",
-    }
-    return {name: count(store, sql) for name, sql in questions.items()}
+    """How far the campaign has come; nothing while the store does not exist yet or is busy."""
+    try:
+        return store.query(_PROGRESS).row(0, named=True)
+    except StoreError:
+        return dict.fromkeys(("arrived", "imaged", "processed", "quarantined", "days", "candidates"), 0)
 
 
 def follow(store: Store, services: list[Service], n_observations: int, n_days: int) -> float:
@@ -190,7 +185,18 @@ def main() -> int:
 
     python = sys.executable
     simulate = [python, "-m", "contimg_portal.cli", "simulate", str(CAMPAIGN), "--out", str(DATA / "incoming")]
-    dagster = [python, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(ports["DAGSTER_PORT"])]
+    dagster = [
+        python,
+        "-m",
+        "dagster",
+        "dev",
+        "-w",
+        "workspace.yaml",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(ports["DAGSTER_PORT"]),
+    ]
     portal = [python, "-m", "contimg_portal.cli", "portal", "--port", str(ports["PORTAL_PORT"])]
     dagster_url, portal_url = (f"http://127.0.0.1:{ports[name]}" for name in ("DAGSTER_PORT", "PORTAL_PORT"))
     out.print(f"Dagster {dagster_url}   portal {portal_url}   data {DATA}\n")

@@ -44,12 +44,25 @@ def print_found(out: Console, store: Store, truth_folder: Path) -> None:
     truth = pl.read_parquet(truth_folder / "truth_sources.parquet")
     events = pl.read_parquet(truth_folder / "truth_events.parquet")
     candidates = store.query("SELECT * FROM ese_candidate ORDER BY significance DESC")
-    table = Table("source", "truth", "verdict", "significance", "depth", "peak MJD", "chromaticity", title="candidates beside the truth")
+    table = Table(
+        "source",
+        "truth",
+        "verdict",
+        "significance",
+        "depth",
+        "peak MJD",
+        "chromaticity",
+        title="candidates beside the truth",
+    )
     kinds = dict(truth.select("source_id", "kind").iter_rows())
     for row in candidates.iter_rows(named=True):
         table.add_row(
-            row["source_id"], kinds.get(row["source_id"], "?"), row["verdict"], *(
-                "-" if row[name] is None else f"{row[name]:.2f}" for name in ("significance", "depth", "peak_mjd", "chromaticity")
+            row["source_id"],
+            kinds.get(row["source_id"], "?"),
+            row["verdict"],
+            *(
+                "-" if row[name] is None else f"{row[name]:.2f}"
+                for name in ("significance", "depth", "peak_mjd", "chromaticity")
             ),
         )
     missed = set(events["source_id"]) - set(candidates["source_id"])
@@ -63,7 +76,9 @@ def print_found(out: Console, store: Store, truth_folder: Path) -> None:
         f"{ratios.height} constant sources above 20 sigma: measured/true flux {ratios['ratio'].min():.3f} to"
         f" {ratios['ratio'].max():.3f}, median {ratios['ratio'].median():.4f}"
     )
-    out.print(f"{len(pulls)} light-curve points of constant sources: scatter of pulls {np.std(pulls):.2f} (robust {robust:.2f})\n")
+    out.print(
+        f"{len(pulls)} light-curve points of constant sources: scatter of pulls {np.std(pulls):.2f} (robust {robust:.2f})\n"
+    )
 
 
 def verify(store: Store) -> list[str]:
@@ -75,17 +90,26 @@ def verify(store: Store) -> list[str]:
     graph = defs.resolve_asset_graph()
     problems = []
     with dg.DagsterInstance.get() as instance:
-        for key in sorted(graph.get_all_asset_keys()):
-            if instance.get_latest_materialization_event(key) is None:
-                problems.append(f"asset {key.to_user_string()} was never materialized")
+        problems += [
+            f"asset {key.to_user_string()} was never materialized"
+            for key in sorted(graph.get_all_asset_keys())
+            if instance.get_latest_materialization_event(key) is None
+        ]
         for check_key in graph.asset_check_keys:
             records = instance.event_log_storage.get_asset_check_execution_history(check_key, limit=1)
             if not records:
                 problems.append(f"check {check_key.to_user_string()} never ran")
         failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-        problems += [f"run {run.run_id} of {run.job_name} failed ({run.tags.get('dagster/partition', '')})" for run in failed]
-    blocking = store.query("SELECT asset, check_name, partition_key, value FROM check_result WHERE NOT passed AND severity = 'ERROR'")
-    problems += [f"blocking check {row['check_name']} of {row['asset']} failed for {row['partition_key']}" for row in blocking.iter_rows(named=True)]
+        problems += [
+            f"run {run.run_id} of {run.job_name} failed ({run.tags.get('dagster/partition', '')})" for run in failed
+        ]
+    blocking = store.query(
+        "SELECT asset, check_name, partition_key, value FROM check_result WHERE NOT passed AND severity = 'ERROR'"
+    )
+    problems += [
+        f"blocking check {row['check_name']} of {row['asset']} failed for {row['partition_key']}"
+        for row in blocking.iter_rows(named=True)
+    ]
     quarantined = store.query("SELECT observation_id, reason_code FROM observation WHERE status = 'quarantined'")
     problems += [f"observation {row[0]} is quarantined: {row[1]}" for row in quarantined.iter_rows()]
     return problems

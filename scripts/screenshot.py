@@ -1,4 +1,4 @@
-"""Save what a page shows as a PNG: ``scripts/screenshot.py URL OUT.png [--wait-for TEXT] [--size WxH]``.
+"""Save what a page shows as a PNG: ``scripts/screenshot.py URL OUT.png [--wait-for TEXT] [--press KEY] [--size WxH]``.
 
 For the pictures in README and docs, and for looking at a page from a terminal. The browser itself is the one of
 the end-to-end tests, ``tests/e2e/browser.py``.
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("out", type=Path)
     parser.add_argument("--wait-for", metavar="TEXT", help="text that must be visible before the picture is taken")
+    parser.add_argument("--press", metavar="KEY", help="key pressed before the picture; Alt+e opens Dagster's groups")
     parser.add_argument("--size", type=_size, default=(1440, 900), metavar="WxH")
     parser.add_argument("--full-page", action="store_true", help="the whole length of the page")
     parser.add_argument("--settle-ms", type=int, default=1500, help="pause for animations before the picture")
@@ -46,6 +47,8 @@ def main() -> None:
     with open_page(*arguments.size) as page:
         page.goto(arguments.url)
         missing = arguments.wait_for is not None and not _appears(page, arguments.wait_for)
+        if arguments.press:
+            page.keyboard.press(arguments.press)
         page.wait_for_timeout(arguments.settle_ms)
         page.screenshot(path=arguments.out, full_page=arguments.full_page)
     if missing:

@@ -1,7 +1,7 @@
 """What good calibration is: enough antennas solved, significant, small residuals, converged, stable since the last table.
 
-The measures are ``science.calibration.quality``; judged on residuals and on differences between successive tables, never on
-raw phases, which say nothing about quality. Fractions are of antennas that exist.
+The measures are ``science.calibration.quality``; judged on residuals and on differences between successive tables,
+never on raw phases, which say nothing about quality. Fractions are of antennas that exist.
 """
 
 from collections.abc import Mapping

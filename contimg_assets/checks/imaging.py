@@ -25,7 +25,9 @@ CONTINUUM_IMAGE = specs(
 )
 
 
-def judge_image(store: Store, context: dg.AssetExecutionContext, summary: Mapping[str, Any]) -> list[dg.AssetCheckResult]:
+def judge_image(
+    store: Store, context: dg.AssetExecutionContext, summary: Mapping[str, Any]
+) -> list[dg.AssetCheckResult]:
     """Judge the full-band image by the numbers that ``continuum_image`` measured."""
     rms_ratio = summary["rms_jy_beam"] / summary["thermal_rms_jy_beam"]
     axis_ratio = summary["beam_major_arcsec"] / summary["beam_minor_arcsec"]
@@ -37,7 +39,11 @@ def judge_image(store: Store, context: dg.AssetExecutionContext, summary: Mappin
         "continuum_image",
         [
             Judgement(
-                "image_rms_is_near_thermal", rms_ratio <= HIGHEST_RMS_OVER_THERMAL, rms_ratio, HIGHEST_RMS_OVER_THERMAL, "thermal rms"
+                "image_rms_is_near_thermal",
+                rms_ratio <= HIGHEST_RMS_OVER_THERMAL,
+                rms_ratio,
+                HIGHEST_RMS_OVER_THERMAL,
+                "thermal rms",
             ),
             Judgement(
                 "restoring_beam_is_expected",

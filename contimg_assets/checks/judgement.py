@@ -55,7 +55,10 @@ def specs(asset: str, **sentences: str) -> list[dg.AssetCheckSpec]:
 
 
 def record(
-    store: Store, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, asset: str, judgements: Sequence[Judgement]
+    store: Store,
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    asset: str,
+    judgements: Sequence[Judgement],
 ) -> list[dg.AssetCheckResult]:
     """Write judgements to table ``check_result`` and return them for Dagster."""
     partition_key = context.partition_key if context.has_partition_key else ""

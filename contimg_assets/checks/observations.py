@@ -51,7 +51,8 @@ def summarise(raw: Any, visibilities: Any, report: Any) -> dict[str, Any]:
     report : FlagReport
     """
     baselines_m = (
-        visibilities.antenna_positions_m[visibilities.antenna1] - visibilities.antenna_positions_m[visibilities.antenna2]
+        visibilities.antenna_positions_m[visibilities.antenna1]
+        - visibilities.antenna_positions_m[visibilities.antenna2]
     )
     lengths_m = np.linalg.norm(baselines_m, axis=1)
     missing_fraction = float(np.isin(raw.subband_of_channel, raw.missing_subbands).mean())
@@ -89,7 +90,9 @@ def judge_measurement_set(
                 blocking=True,
                 detail={f"by {cause}": fraction for cause, fraction in summary["by_cause"].items()},
             ),
-            Judgement("antennas_are_alive", alive >= FEWEST_LIVE_FRACTION, alive, FEWEST_LIVE_FRACTION, "fraction", worst=dead),
+            Judgement(
+                "antennas_are_alive", alive >= FEWEST_LIVE_FRACTION, alive, FEWEST_LIVE_FRACTION, "fraction", worst=dead
+            ),
             Judgement(
                 "uvw_match_antenna_positions",
                 summary["uvw_error_m"] <= UVW_TOLERANCE_M,

@@ -15,7 +15,9 @@ INJECTION_RECOVERY = specs(
 )
 
 
-def judge_injections(store: Store, context: dg.AssetExecutionContext, recovery: pl.DataFrame) -> list[dg.AssetCheckResult]:
+def judge_injections(
+    store: Store, context: dg.AssetExecutionContext, recovery: pl.DataFrame
+) -> list[dg.AssetCheckResult]:
     """Judge a day's injection and recovery by its easiest bin; passes while light curves are too short to be searched."""
     tried = recovery.filter(pl.col("n_injected") > 0).sort("completeness", descending=True, nulls_last=True)
     best = tried.row(0, named=True) if tried.height else None

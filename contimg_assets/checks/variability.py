@@ -31,7 +31,9 @@ ESE_CANDIDATES = specs(
 )
 
 
-def judge_light_curves(store: Store, context: dg.AssetExecutionContext, points: pl.DataFrame) -> list[dg.AssetCheckResult]:
+def judge_light_curves(
+    store: Store, context: dg.AssetExecutionContext, points: pl.DataFrame
+) -> list[dg.AssetCheckResult]:
     """Judge a day's light-curve points."""
     duplicated = points.filter(pl.struct("source_id", "epoch_mjd", "band").is_duplicated())
     known = store.query("SELECT source_id FROM source")
@@ -50,7 +52,9 @@ def judge_light_curves(store: Store, context: dg.AssetExecutionContext, points: 
                 worst=duplicated["source_id"].unique().sort().to_list(),
                 blocking=True,
             ),
-            Judgement("no_orphaned_measurements", orphans.is_empty(), len(orphans), 0, "sources", worst=orphans.to_list()),
+            Judgement(
+                "no_orphaned_measurements", orphans.is_empty(), len(orphans), 0, "sources", worst=orphans.to_list()
+            ),
         ],
     )
 

@@ -95,7 +95,10 @@ def scan_baselines(
 
 
 def receptor_levels(
-    statistics: BaselineStatistics, antenna1: NDArray[np.int32], antenna2: NDArray[np.int32], antennas: NDArray[np.int32]
+    statistics: BaselineStatistics,
+    antenna1: NDArray[np.int32],
+    antenna2: NDArray[np.int32],
+    antennas: NDArray[np.int32],
 ) -> NDArray[np.float64]:
     """Median log amplitude of every receptor over its baselines, shape (n_antenna, n_corr), NaN without data."""
     with np.errstate(divide="ignore"):

@@ -71,7 +71,9 @@ def to_visibilities(raw: RawObservation) -> Visibilities:
         centre_ra, centre_dec = meridian_icrs(raw.pointing_dec_deg, middle_mjd, raw.site_itrf_m)
         ra_deg, dec_deg = float(centre_ra[0]) % 360.0, float(centre_dec[0])
         pointing_ra_deg, pointing_dec_deg = meridian_icrs(raw.pointing_dec_deg, raw.time_mjd, raw.site_itrf_m)
-        _rotate(vis, _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), raw.frequency_hz, _restarts(raw.frequency_hz))
+        _rotate(
+            vis, _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), raw.frequency_hz, _restarts(raw.frequency_hz)
+        )
     basis = phase_centre_basis_itrf(ra_deg, dec_deg, raw.time_mjd, raw.site_itrf_m)
     uvw_m = baseline_uvw_m(raw.antenna_positions_m, raw.antenna1, raw.antenna2, basis)
     return Visibilities(

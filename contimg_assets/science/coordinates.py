@@ -137,9 +137,7 @@ def phase_centre_basis_itrf(
     """
     step = min(_OFFSET_DEG, 90.0 - abs(dec_deg))
     north = dec_deg + step
-    directions = apparent_directions_itrf(
-        np.array([ra_deg, ra_deg]), np.array([dec_deg, north]), time_mjd, site_itrf_m
-    )
+    directions = apparent_directions_itrf(np.array([ra_deg, ra_deg]), np.array([dec_deg, north]), time_mjd, site_itrf_m)
     w = directions[:, 0]
     v = directions[:, 1] - np.sum(directions[:, 1] * w, axis=-1, keepdims=True) * w
     v /= np.linalg.norm(v, axis=-1, keepdims=True)

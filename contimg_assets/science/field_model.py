@@ -57,7 +57,10 @@ def field_sky_model(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radi
     """
     calibrator_models = [calibrator(name) for name, _ in calibrators_in_view(ra_deg, dec_deg, radius_deg)]
     near = catalogue.filter(
-        pl.Series(separation_deg(ra_deg, dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy()) <= radius_deg)
+        pl.Series(
+            separation_deg(ra_deg, dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy())
+            <= radius_deg
+        )
     )
     for model in calibrator_models:
         apart = separation_deg(

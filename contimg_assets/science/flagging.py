@@ -73,7 +73,8 @@ class FlagSettings:
         if positive or self.level_ratio <= 1.0:
             raise DataError(
                 "flagging thresholds",
-                got=", ".join(f"{name}={value}" for name, value in positive.items()) or f"level_ratio={self.level_ratio}",
+                got=", ".join(f"{name}={value}" for name, value in positive.items())
+                or f"level_ratio={self.level_ratio}",
                 expected="positive numbers, level_ratio above 1",
                 remedy="Correct the flagging settings.",
                 reason_code="wrong_setting",
@@ -242,8 +243,8 @@ def _judge_receptors(
         )  # fmt: skip
         dead_votes.append((best < settings.good_fraction) | below | lonely)
         noisy_votes.append(above)
-    dead = np.mean(dead_votes, axis=0) > 0.5  # noqa: PLR2004
-    noisy = (np.mean(noisy_votes, axis=0) > 0.5) & ~dead  # noqa: PLR2004
+    dead = np.mean(dead_votes, axis=0) > 0.5
+    noisy = (np.mean(noisy_votes, axis=0) > 0.5) & ~dead
     return dead, noisy
 
 

@@ -3,9 +3,10 @@
 What belongs here: the reduction of all baselines to a few time-frequency planes, and the way their flags go back to the rows.
 What does not: the search for outliers in a plane (``sum_threshold``) and the order of the tests (``flagging``).
 
-Method: amplitudes relative to each baseline's level, clipped, are averaged per antenna; the median over antennas, freed
-of what single antennas add to it, is what the array agrees on. Rejected: the plain mean over all baselines, where an interfering antenna (2 per cent of them) takes the
-data of everyone with it.
+Method: amplitudes relative to each baseline's level, clipped, are averaged per antenna; the median over antennas is what
+the array agrees on. Rejected: the plain mean over all baselines, where one interfering antenna weighs as much as its
+strength; taking out what antennas with an excess of their own add to everybody's mean, which is right for one
+antenna and hides interference that all receive with different gains (recall of a 90 Jy burst fell from 1.0 to 0.3).
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.sum_threshold import flag_plane
 from contimg_assets.science.visibilities import Visibilities
 
@@ -27,9 +27,6 @@ _MAX_INTEGRATIONS = 32
 
 _CLIP = 6.0
 """Amplitude, relative to the baseline's level, beyond which a datum counts no more."""
-
-_OUTLIER_SIGMA, _OUTLIER_EXCESS = 6.0, 0.5
-"""Robust standard deviations and relative excess at which an antenna has interference of its own."""
 
 _BLOCK_CHANNELS = 16
 """Channels of one piece of the averaged bandpass, whose noise allows finer steps than a single baseline's."""
@@ -119,9 +116,7 @@ def _sum_by_antenna(
             for c in range(n_corr):
                 if not flags[row, f, c]:
                     value = vis[row, f, c]
-                    size = min(
-                        np.sqrt(value.real * value.real + value.imag * value.imag) * scale[c], np.float32(_CLIP)
-                    )
+                    size = min(np.sqrt(value.real * value.real + value.imag * value.imag) * scale[c], np.float32(_CLIP))
                     total[first[b], f, c] += size
                     total[second[b], f, c] += size
                     count[first[b], f, c] += np.float32(1.0)
@@ -147,7 +142,7 @@ def flag_common(
     window_sigma, min_scatter, burst
         See ``sum_threshold.flag_plane``. Bursts are looked for in a second pass, when narrower interference is gone.
     """
-    shared = _shared_level(means)
+    shared = _median(means)
     n_time, n_chan, n_corr = shared.shape
     bad = np.zeros((n_time, n_chan), dtype=np.bool_)
     for corr in range(n_corr):
@@ -165,26 +160,13 @@ def flag_common(
         flags[np.ix_(rows[rows >= 0], np.flatnonzero(bad[t]))] = True
 
 
-def _shared_level(means: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Level that most antennas agree on, shape (n_time, n_chan, n_corr), NaN where there are no data.
-
-    The median over antennas, less what antennas with an excess e_a of their own add to everybody's mean, sum e_a / (n - 1).
-    """
-    middle, n_known = _median(means)
-    excess = means - middle
-    spread, _ = _median(np.abs(excess))
-    limit = np.maximum(_OUTLIER_SIGMA * MAD_TO_SIGMA * spread, _OUTLIER_EXCESS)
-    own = np.where(excess > limit, excess, np.float32(0.0)).sum(axis=0)
-    return np.asarray(middle - own / np.maximum(n_known - 2, 1), dtype=np.float32)
-
-
-def _median(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Median along the first axis of what is finite, NaN where nothing is, and the number of finite values."""
+def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median along the first axis of what is finite, NaN where nothing is."""
     ordered = np.sort(values, axis=0)  # NaN last
     n_known = np.isfinite(values).sum(axis=0)
     pair = np.stack([np.maximum(n_known - 1, 0) // 2, np.minimum(n_known // 2, values.shape[0] - 1)])
     median = np.take_along_axis(ordered, pair, axis=0).mean(axis=0)
-    return np.where(n_known > 0, median, np.float32(np.nan)), n_known
+    return np.where(n_known > 0, median, np.float32(np.nan))
 
 
 def flag_from_autos(
@@ -213,14 +195,20 @@ def flag_from_autos(
                 plane[missing] = 0.0
                 outlier = missing.copy()
                 flag_plane(
-                    plane, outlier, _BLOCK_CHANNELS, window_sigma * _SHARED_SCALE, min_scatter, (np.inf, np.inf), _COLOURS
+                    plane,
+                    outlier,
+                    _BLOCK_CHANNELS,
+                    window_sigma * _SHARED_SCALE,
+                    min_scatter,
+                    (np.inf, np.inf),
+                    _COLOURS,
                 )
                 bad[:, antenna, :, corr] = outlier & ~missing
 
         with ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS)) as pool:
             for _ in pool.map(search, range(active.size)):
                 pass
-        everywhere = bad.mean(axis=1) > 0.5  # noqa: PLR2004
+        everywhere = bad.mean(axis=1) > 0.5
         for t in range(block.rows.shape[1]):
             if not bad[t].any():
                 continue

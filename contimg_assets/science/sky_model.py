@@ -207,14 +207,18 @@ def predict_rows(
     model: SkyModel,
     vis: Visibilities,
     rows: NDArray[np.int64],
+    frequency_hz: NDArray[np.float64],
     amplitude_jy: NDArray[np.float32],
 ) -> NDArray[np.complex64]:
-    """Model visibilities of some rows of one integration, shape (len(rows), n_chan), Jy; releases the GIL."""
+    """Model visibilities of some rows of one integration at some frequencies, shape (n_row, n_frequency), Jy.
+
+    Releases the GIL; ``amplitude_jy`` is that of ``amplitudes`` at these frequencies.
+    """
     l, m, n = direction_cosines(model.ra_deg, model.dec_deg, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
     directions = np.column_stack([l, m, n - 1.0])
-    predicted = np.empty((len(rows), len(vis.frequency_hz)), dtype=np.complex64)
-    segments = _uniform_segments(vis.frequency_hz)
-    _predict_kernel(vis.uvw_m[rows], directions, amplitude_jy, vis.frequency_hz, segments, predicted)
+    predicted = np.empty((len(rows), len(frequency_hz)), dtype=np.complex64)
+    segments = _uniform_segments(frequency_hz)
+    _predict_kernel(vis.uvw_m[rows], directions, amplitude_jy, frequency_hz, segments, predicted)
     return predicted
 
 
@@ -239,9 +243,8 @@ def predict(model: SkyModel, vis: Visibilities, *, primary_beam: bool, n_threads
     predicted = np.empty((len(vis.time_mjd), len(vis.frequency_hz)), dtype=np.complex64)
 
     def fill(rows: NDArray[np.int64]) -> None:
-        predicted[rows] = predict_rows(
-            model, vis, rows, amplitudes(model, vis, int(rows[0]), primary_beam=primary_beam)
-        )
+        amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=primary_beam)
+        predicted[rows] = predict_rows(model, vis, rows, vis.frequency_hz, amplitude_jy)
 
     with ThreadPoolExecutor(thread_count(n_threads)) as pool:
         list(pool.map(fill, (rows for _, rows in rows_by_time(vis))))

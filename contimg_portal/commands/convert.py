@@ -16,7 +16,9 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 def convert(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="UVH5 sub-band files of one observation.")],
-    out: Annotated[Path, typer.Option("--out", metavar="X.ms", help="Measurement set to write, replaced if it exists.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="X.ms", help="Measurement set to write, replaced if it exists.")
+    ],
     subbands: Annotated[int, typer.Option(min=1, help="Sub-bands of a complete observation.")] = 16,
     as_json: JsonOption = False,
 ) -> None:

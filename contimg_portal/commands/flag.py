@@ -31,7 +31,9 @@ def flag(
         from contimg_resources.measurement_sets import list_fields, read_measurement_set, write_flags
 
         settings = FlagSettings(threshold_scale=threshold_scale)
-        fields = [field] if field is not None else [str(f["field_id"]) for f in list_fields(measurement_set) if f["n_rows"]]
+        fields = (
+            [field] if field is not None else [str(f["field_id"]) for f in list_fields(measurement_set) if f["n_rows"]]
+        )
         reports = []
         for chosen in fields or [None]:
             vis = Visibilities(**read_measurement_set(measurement_set, field=chosen, spectral_window=spectral_window))

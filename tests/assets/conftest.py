@@ -61,12 +61,16 @@ class SmallTelescope:
 
     def rows(self, table: str, *, partition_like: str = "%") -> pl.DataFrame:
         """Rows of a table without the run that made them."""
-        columns = self.observatory.store.query(f"SELECT * FROM {table} WHERE partition_key LIKE ? ORDER BY ALL", [partition_like])
+        columns = self.observatory.store.query(
+            f"SELECT * FROM {table} WHERE partition_key LIKE ? ORDER BY ALL", [partition_like]
+        )
         return columns.drop(name for name in ("run_id", "started_at", "duration_s") if name in columns.columns)
 
     def partitions(self) -> tuple[str, str]:
         """Partition keys of the calibrator transit and of the field."""
-        found = self.observatory.store.query("SELECT partition_key, calibrator FROM observation ORDER BY calibrator NULLS LAST")
+        found = self.observatory.store.query(
+            "SELECT partition_key, calibrator FROM observation ORDER BY calibrator NULLS LAST"
+        )
         return found["partition_key"][0], found["partition_key"][1]
 
 

@@ -56,7 +56,6 @@ def test_everything_is_made_and_can_be_made_again(telescope):
         for table in (*MEASUREMENTS, "variability_statistics", "observation", "raw_file"):
             where = "" if table == "raw_file" else f"WHERE partition_key LIKE '{day}%'"
             connection.execute(f"DELETE FROM {table} {where}")
-    transit, field = None, field
     observe_arrivals(telescope.observatory)
     transit, field = telescope.partitions()
     assert telescope.run("observation_job", transit, ["measurement_set"]).success
@@ -72,7 +71,9 @@ def test_fluxes_are_true(telescope, small_campaign: Path):
     """Sources above 20 sigma come out within 6 % of the truth in one small observation, and pulls are near one."""
     make_everything(telescope)
     truth = pl.read_parquet(small_campaign / "truth" / "truth_sources.parquet")
-    measured = telescope.rows("light_curve").filter(pl.col("band") == "full").join(truth, on="source_id", suffix="_true")
+    measured = (
+        telescope.rows("light_curve").filter(pl.col("band") == "full").join(truth, on="source_id", suffix="_true")
+    )
     expected = measured["flux_jy_true"] * (measured["frequency_hz"] / 1.4e9) ** measured["spectral_index"]
     bright = (measured["flux_jy"] / measured["flux_err_jy"]) > 20
     assert bright.sum() >= 3
@@ -116,7 +117,9 @@ def test_an_observation_without_bandpass_waits(telescope):
     telescope.run("catalogue_job")
     result = telescope.run("observation_job", field)
     assert not result.success
-    row = telescope.observatory.store.query("SELECT status, reason_code FROM observation WHERE partition_key = ?", [field])
+    row = telescope.observatory.store.query(
+        "SELECT status, reason_code FROM observation WHERE partition_key = ?", [field]
+    )
     assert row.row(0) == ("ready", "uncalibrated")
     assert any("Materialize bandpass_table" in failure_text(event) for event in result.all_events)
 
@@ -137,7 +140,7 @@ def test_a_missing_catalogue_names_the_setting(telescope, monkeypatch: pytest.Mo
 
 def test_a_truncated_file_leaves_the_others_alone(telescope):
     """One damaged sub-band is marked corrupt with its reason; its observation waits, the other is ready."""
-    victim = sorted(telescope.incoming.iterdir())[0]
+    victim = min(telescope.incoming.iterdir())
     content = victim.read_bytes()
     victim.unlink()
     victim.write_bytes(content[: len(content) // 2])
@@ -158,10 +161,14 @@ def test_fifteen_subbands_go_after_the_wait(telescope, monkeypatch: pytest.Monke
         if file.name[:13] == names[1].name[:13] and int(file.name[-7:-5]) < 8:
             file.unlink()
     observe_arrivals(telescope.observatory)
-    assert telescope.observatory.store.query("SELECT DISTINCT status FROM observation")["status"].to_list() == ["collecting"]
+    assert telescope.observatory.store.query("SELECT DISTINCT status FROM observation")["status"].to_list() == [
+        "collecting"
+    ]
     monkeypatch.setenv("CONTIMG_ARRIVAL_WAIT_S", "0")
     observe_arrivals(telescope.observatory)
-    rows = telescope.observatory.store.query("SELECT partition_key, status, reason_code FROM observation ORDER BY start_mjd").rows()
+    rows = telescope.observatory.store.query(
+        "SELECT partition_key, status, reason_code FROM observation ORDER BY start_mjd"
+    ).rows()
     assert [row[1:] for row in rows] == [("ready", "missing_subbands"), ("quarantined", "too_few_subbands")]
     assert telescope.run("observation_job", rows[0][0], ["measurement_set"]).success
     summary = json.loads(telescope.observatory.products.document("measurement_set", rows[0][0], ".json").read_text())
@@ -172,7 +179,7 @@ def test_files_of_another_telescope_are_refused(telescope):
     """A file whose header names another telescope is corrupt with that reason."""
     import h5py
 
-    victim = sorted(telescope.incoming.iterdir())[0]
+    victim = min(telescope.incoming.iterdir())
     content = victim.read_bytes()
     victim.unlink()
     victim.write_bytes(content)

@@ -60,12 +60,23 @@ def calibrated_ms(casa, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("field", "flux_jy", "tolerance"), [("0", FLUX_OF_3C286_JY, 0.01), ("1", FLUX_OF_1445_JY, 0.02)], ids=["3C286", "1445"]
+    ("field", "flux_jy", "tolerance"),
+    [("0", FLUX_OF_3C286_JY, 0.01), ("1", FLUX_OF_1445_JY, 0.02)],
+    ids=["3C286", "1445"],
 )
 def test_calibrators_have_their_flux_densities(calibrated_ms, tmp_path, field, flux_jy, tolerance):
     """The images of 3C286 and 1445+099 peak at the flux densities of the scale, at the phase centre."""
     summary = succeed(
-        image, calibrated_ms, "--field", field, "--column", "CORRECTED_DATA", "--channels", "6~56", "--out", tmp_path / "i"
+        image,
+        calibrated_ms,
+        "--field",
+        field,
+        "--column",
+        "CORRECTED_DATA",
+        "--channels",
+        "6~56",
+        "--out",
+        tmp_path / "i",
     )
     [plane] = summary["planes"]
     assert plane["peak_jy_beam"] == pytest.approx(flux_jy, rel=tolerance)
@@ -89,7 +100,8 @@ def test_continuum_sources_of_the_target_are_found(calibrated_ms, tmp_path):
     ra, dec, apparent_mjy, corrected_mjy = np.array(SOURCES).T
     pl.DataFrame({"source_id": [f"s{k}" for k in range(5)], "ra_deg": ra, "dec_deg": dec}).write_csv(tmp_path / "c.csv")
     folder = tmp_path / "i"
-    options = ["--rms", folder / "full_rms.fits", "--background", folder / "full_background.fits", "--catalogue", tmp_path / "c.csv"]
+    options = ["--rms", folder / "full_rms.fits", "--background", folder / "full_background.fits"]
+    options += ["--catalogue", tmp_path / "c.csv"]
     succeed(measure, folder / "full_image.fits", *options, "--out", tmp_path / "apparent.parquet")
     succeed(
         measure, folder / "full_image.fits", *options, "--primary-beam", folder / "full_primary_beam.fits",
@@ -105,5 +117,7 @@ def test_continuum_sources_of_the_target_are_found(calibrated_ms, tmp_path):
     restored = read_image(folder / "full_image.fits")
     for x, y in zip(*restored["wcs"].wcs_world2pix(ra, dec, 0), strict=True):
         corner_y, corner_x = round(float(y)) - 4, round(float(x)) - 4
-        peak_y, peak_x = np.unravel_index(restored["data"][corner_y : corner_y + 9, corner_x : corner_x + 9].argmax(), (9, 9))
+        peak_y, peak_x = np.unravel_index(
+            restored["data"][corner_y : corner_y + 9, corner_x : corner_x + 9].argmax(), (9, 9)
+        )
         assert np.hypot(corner_x + peak_x - x, corner_y + peak_y - y) < 1.5

@@ -39,22 +39,17 @@ def test_a_constant_source_yields_no_candidate(shared_data, tmp_path):
     statistics = pl.read_parquet(tmp_path / "statistics.parquet").sort("band")
     assert statistics["band"].to_list() == ["2250.0 MHz", "8300.0 MHz"]
     assert statistics["n_epochs"].to_list() == [1071, 1060]
-    assert statistics["modulation_index"].max() < 0.03
+    assert statistics["modulation_index"].max() < 0.04
 
 
-@pytest.mark.parametrize("name", ["0851+202", "1237+049", "0336-019"])
-def test_real_variability_is_not_called_lensing(name, shared_data, tmp_path):
-    """Intrinsic variability, glitches and scintillation of real sources never become ``ese``."""
-    found = verdicts_of(gbi_light_curve(shared_data / "gbi_light_curves", name), tmp_path)
-    assert "ese" not in [verdict for _, _, verdict in found]
-
-
-def test_four_sources_together(shared_data, tmp_path):
-    """All four in one table: 1328+254 still has none."""
-    table = pl.concat(
-        [gbi_light_curve(shared_data / "gbi_light_curves", n) for n in ("0336-019", "0851+202", "1237+049", "1328+254")]
+def test_real_variability_is_not_called_lensing(shared_data, tmp_path):
+    """Intrinsic variability, glitches and scintillation of real sources never become ``ese``; 1328+254 still has nothing."""
+    names = ["0336-019", "0851+202", "1237+049", "1328+254"]
+    found = verdicts_of(
+        pl.concat([gbi_light_curve(shared_data / "gbi_light_curves", name) for name in names]), tmp_path
     )
-    assert "1328+254" not in [source for source, _, _ in verdicts_of(table, tmp_path)]
+    assert "1328+254" not in [source for source, _, _ in found]
+    assert "ese" not in [verdict for _, _, verdict in found]
 
 
 def test_a_table_of_four_columns_is_enough(rng, tmp_path):

@@ -1,6 +1,6 @@
-import astropy.io.fits as fits
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from contimg_assets.science.images import SkyImage
@@ -19,6 +19,7 @@ BEAM = {"beam_major_arcsec": 40.0, "beam_minor_arcsec": 30.0, "beam_pa_deg": 20.
 
 
 def slanted_wcs(n_x=60, n_y=40):
+    """A SIN projection that follows a flat array."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---SIN", "DEC--SIN"]
     wcs.wcs.cunit = ["deg", "deg"]
@@ -31,6 +32,7 @@ def slanted_wcs(n_x=60, n_y=40):
 
 
 def plane_columns(name, rng, frequency_hz=1.4e9):
+    """Fields of an ImagePlane with random pixels."""
     images = {
         kind: rng.standard_normal((40, 60)).astype(np.float32)
         for kind in ("restored", "residual", "dirty", "model", "psf", "rms", "background", "primary_beam")
@@ -40,6 +42,7 @@ def plane_columns(name, rng, frequency_hz=1.4e9):
 
 
 def image_set_columns(rng):
+    """Fields of an ImageSet of three small planes."""
     return {
         "planes": [plane_columns("full", rng), plane_columns("band0", rng, 1.33e9), plane_columns("band3", rng)],
         "wcs": slanted_wcs(),

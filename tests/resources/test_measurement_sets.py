@@ -282,7 +282,11 @@ def test_foreign_order_is_kept_on_writing(tmp_path):
     np.testing.assert_array_equal(read_measurement_set(path)["flags"], flags)
     with tables.table(str(path), ack=False) as main:
         # our first row is the first of the last time block in the file, and cross-hands follow their parallel hands
-        assert {tuple(index) for index in np.argwhere(main.getcol("FLAG", 0, 40))} == {(30, 5, 1), (30, 5, 2), (30, 5, 3)}
+        assert {tuple(index) for index in np.argwhere(main.getcol("FLAG", 0, 40))} == {
+            (30, 5, 1),
+            (30, 5, 2),
+            (30, 5, 3),
+        }
         np.testing.assert_array_equal(main.getcol("CORRECTED_DATA")[:, :, [0, 3]][:40], 2.0 * before[:40][:, :, [0, 3]])
         np.testing.assert_array_equal(main.getcol("CORRECTED_DATA")[:, :, 1:3], before[:, :, 1:3])
 

@@ -67,7 +67,9 @@ def observe(
     vis = np.zeros((n_time, antenna1.size, n_chan), dtype=np.complex128)
     l, m, n = direction_cosines(ra, dec, ra0, dec0)
     for k in range(ra.size):
-        power = airy_power(separation_deg(ra[k], dec[k], pointing_ra, pointing_dec)[:, None], frequency, DISH_DIAMETER_M)
+        power = airy_power(
+            separation_deg(ra[k], dec[k], pointing_ra, pointing_dec)[:, None], frequency, DISH_DIAMETER_M
+        )
         amplitude = flux[k] * (frequency / 1.4e9) ** index[k] * (power if primary_beam else np.ones_like(power))
         delay_m = uvw @ np.array([l[k], m[k], n[k] - 1.0])
         vis += amplitude[:, None, :] * np.exp(2j * np.pi * delay_m[..., None] * frequency / SPEED_OF_LIGHT_M_S)

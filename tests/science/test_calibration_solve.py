@@ -26,9 +26,10 @@ def test_gains_are_recovered_without_noise(rng):
     assert solved.converged.all()
 
 
-def test_bandpass_is_recovered_with_delays_and_drifting_phases(rng):
+@pytest.mark.parametrize("n_chan", [20, 400], ids=["all channels", "comb"])
+def test_bandpass_is_recovered_with_delays_and_drifting_phases(rng, n_chan):
     """Phases that drift by a radian over the scan are taken out before integrations are averaged."""
-    vis, model = observed(n_antennas=9, n_time=6, n_chan=20)
+    vis, model = observed(n_antennas=9, n_time=6, n_chan=n_chan)
     truth = random_bandpass(rng, vis.frequency_hz, 9)
     drift = np.linspace(-0.5, 0.5, 6)[:, None, None, None] * rng.uniform(-1, 1, (1, 9, 1, 1))
     data = corrupt(vis, truth * np.exp(1j * drift), rng=rng, sigma_jy=0.01)

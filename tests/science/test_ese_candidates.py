@@ -137,10 +137,10 @@ def test_two_events_of_one_source_have_two_names(rng):
 
 
 def test_flares_and_scintillators_are_no_ese(rng):
-    """Ninety flares and ninety scintillators of all sizes: no flare is a candidate."""
+    """Forty flares and forty scintillators of all sizes: no flare is a candidate."""
     parts = []
     time = tables.sidereal_days(40)
-    for k in range(90):
+    for k in range(40):
         peak, amplitude = time[0] + rng.uniform(0.0, 40.0), rng.uniform(0.2, 2.0)
         gain = tables.flare(time, peak, amplitude=amplitude, rise_d=rng.uniform(0.5, 5), decay_d=rng.uniform(2, 15))
         parts.append(tables.single_band(f"flare{k}", time, gain(None), 0.01, rng))

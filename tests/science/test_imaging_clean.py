@@ -100,9 +100,7 @@ def test_fluxes_and_spectra_of_several_sources_are_recovered():
 
 def test_mask_from_positions_lets_faint_sources_be_cleaned():
     """A source below the automatic mask's threshold is deconvolved if its position is given, and not otherwise."""
-    vis, sky = observe(
-        [(0.4, 0.3, 0.004, 0.0)], n_antennas=20, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(5)
-    )
+    vis, sky = observe([(0.4, 0.3, 0.004, 0.0)], n_antennas=20, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(5))
     settings = ImageSettings(n_bands=1, n_threads=1)
     assert make_images(vis, settings).full.model.max() == 0.0
     guided = make_images(vis, settings, (np.append(sky[:, 0], 10.0), np.append(sky[:, 1], -80.0)))

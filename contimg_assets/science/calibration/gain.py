@@ -74,13 +74,18 @@ def solve_gains(
     SolutionError
         If no solution converged to something significant.
     """
-    return solve_gains_with(vis, model, settings, () if bandpass is None else (bandpass,))
+    channels = np.arange(len(vis.frequency_hz))
+    return solve_gains_on(vis, model, settings, () if bandpass is None else (bandpass,), channels)
 
 
-def solve_gains_with(
-    vis: Visibilities, model: SkyModel, settings: SolveSettings, prior: Sequence[Solutions]
+def solve_gains_on(
+    vis: Visibilities,
+    model: SkyModel,
+    settings: SolveSettings,
+    prior: Sequence[Solutions],
+    channels: NDArray[np.int64],
 ) -> Solutions:
-    """As ``solve_gains`` with any number of tables applied before."""
+    """As ``solve_gains`` with any number of tables applied before and on some of the channels only."""
     times, first_rows, n_rows = np.unique(vis.time_mjd, return_index=True, return_counts=True)
     if len(times) == 0:
         raise NotEnoughDataError(
@@ -93,9 +98,10 @@ def solve_gains_with(
     exposure_s = vis.exposure_s[first_rows]
     interval = interval_of_time(times, float(np.median(exposure_s)), settings)
     cells = _cell_of_time(interval)
-    n_chan = len(vis.frequency_hz)
-    blocks = np.arange(n_chan) // max(1, settings.channels_per_block)
-    statistics = accumulate_statistics(vis, model, settings, cell_of_time=cells, block_of_channel=blocks, prior=prior)
+    blocks = channels // max(1, settings.channels_per_block)
+    statistics = accumulate_statistics(
+        vis, model, settings, cell_of_time=cells, channels=channels, block_of_channel=blocks, prior=prior
+    )
     members = [interval == k for k in range(int(interval.max()) + 1)]
     problems = [
         (int(cells[own].min()), int(cells[own].max()) + 1, 0, int(blocks[-1]) + 1, p)

@@ -55,6 +55,7 @@ def accumulate_statistics(
     settings: SolveSettings,
     *,
     cell_of_time: NDArray[np.int64],
+    channels: NDArray[np.int64],
     block_of_channel: NDArray[np.int64],
     prior: Sequence[Solutions] = (),
 ) -> BaselineStatistics:
@@ -68,8 +69,10 @@ def accumulate_statistics(
         ``primary_beam``, ``flux_fraction``, ``min_baseline_m`` and ``n_threads`` are used.
     cell_of_time : array of int, shape (n_time,)
         Time cell of each distinct time of ``vis``, 0, 1, 2, ...
-    block_of_channel : array of int, shape (n_chan,)
-        Block of each channel, 0, 1, 2, ...
+    channels : array of int, shape (n_used,)
+        The channels to use.
+    block_of_channel : array of int, shape (n_used,)
+        Block of each of these channels, 0, 1, 2, ...
     prior : sequence of Solutions
         Gains known already: the model is multiplied by them; data they flag do not count.
 
@@ -95,6 +98,7 @@ def accumulate_statistics(
         antenna2=(baselines % vis.n_antennas).astype(np.int32),
         correlations=tuple(vis.correlations[i] for i in hands),
     )
+    frequency_hz = vis.frequency_hz[channels]
     mapped = map_solutions(prior, vis)
     long_enough = np.hypot(vis.uvw_m[:, 0], vis.uvw_m[:, 1]) >= settings.min_baseline_m
     n_threads = thread_count(settings.n_threads)
@@ -102,7 +106,7 @@ def accumulate_statistics(
     bounds = np.linspace(0, len(baselines), n_threads + 1).astype(np.int64)
     with ThreadPoolExecutor(n_threads) as pool:
         for (time_mjd, rows), cell in zip(rows_by_time(vis), cell_of_time, strict=True):
-            amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=settings.primary_beam)
+            amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=settings.primary_beam)[:, channels]
             gains = gains_at(mapped, vis, time_mjd)
             shares = [
                 rows[(slot[rows] >= a) & (slot[rows] < b) & long_enough[rows]] for a, b in itertools.pairwise(bounds)
@@ -110,9 +114,9 @@ def accumulate_statistics(
             sums = (statistics.cross[cell], statistics.power[cell])
 
             def add(share: NDArray[np.int64]) -> None:
-                predicted = predict_rows(model, vis, share, amplitude_jy)  # noqa: B023
+                predicted = predict_rows(model, vis, share, frequency_hz, amplitude_jy)  # noqa: B023
                 data = (vis.vis, vis.flags, vis.weights, vis.antenna1, vis.antenna2)
-                _accumulate(share, data, predicted, gains, (hands, slot, block_of_channel), sums)  # noqa: B023
+                _accumulate(share, data, predicted, gains, (hands, slot, channels, block_of_channel), sums)  # noqa: B023
 
             list(pool.map(add, shares))
     if not np.any(statistics.power > 0.0):
@@ -130,12 +134,12 @@ def accumulate_statistics(
 def _accumulate(rows, data, predicted, gains, index, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add rows to the sums of one time cell.
 
-    ``data`` is (vis, flags, weights, antenna1, antenna2), ``index`` is (hands, slot of each row, block of each
-    channel), ``sums`` is (cross, power) of shape (baseline, block, corr); ``gains`` (antenna, chan, corr) multiply
+    ``data`` is (vis, flags, weights, antenna1, antenna2), ``index`` is (hands, slot of each row, channels, block of
+    each of these), ``sums`` is (cross, power) of shape (baseline, block, corr); ``gains`` (antenna, chan, corr) multiply
     the prediction. Kernels take tuples where numba cannot take dataclasses.
     """
     vis, flags, weights, antenna1, antenna2 = data
-    hands, slot, block_of_channel = index
+    hands, slot, channels, block_of_channel = index
     cross, power = sums
     for i in range(rows.shape[0]):
         row = rows[i]
@@ -145,10 +149,10 @@ def _accumulate(rows, data, predicted, gains, index, sums):  # type: ignore[no-u
             weight = weights[row, corr]
             if weight <= 0.0:
                 continue
-            for chan in range(predicted.shape[1]):
+            for k in range(channels.shape[0]):
+                chan, block = channels[k], block_of_channel[k]
                 if flags[row, chan, corr]:
                     continue
-                model = predicted[i, chan] * gains[first, chan, p] * np.conj(gains[second, chan, p])
-                block = block_of_channel[chan]
+                model = predicted[i, k] * gains[first, chan, p] * np.conj(gains[second, chan, p])
                 cross[baseline, block, p] += weight * vis[row, chan, corr] * np.conj(model)
                 power[baseline, block, p] += weight * (model.real * model.real + model.imag * model.imag)

@@ -36,7 +36,7 @@ _REFINEMENTS = (0.15, 0.1, 0.05, 0.025)
 _SMALL_LIGHT_CURVE = 15
 _FLANK_FWHM = 0.75
 _AROUND_MIN = 3
-_BEFORE_MIN = 2
+_BESIDE_MIN = 2
 _HIGH_FRACTION = 0.2
 
 
@@ -243,23 +243,27 @@ def _is_credible(
 ) -> bool:
     """Whether the points themselves, without any model of noise, show a dip.
 
-    Deep enough; in enough points, nearly all of them low (a glitch is not), but not in half of the light curve; seen to
-    begin; and below its surroundings: four fifths of the points around it lie above its half-depth, which tells it from
-    the quiet time before or after a flare.
+    Deep enough; its middle seen, and its beginning; in enough points, nearly all of them low (a glitch is not), but not in
+    half of the light curve; and below its surroundings: nine in ten of the points around it lie above its half-depth, which
+    tells it from the quiet time beside a flare. While its end has not been seen, the surroundings must be near the
+    quiescent level, or the decay of a flare would do.
     """
     away = (series.time_mjd - dip.peak_mjd) / dip.fwhm_d
     is_core = np.abs(away) <= 0.5
     core = series.value[is_core]
     around = series.value[(np.abs(away) > _FLANK_FWHM) & (np.abs(away) < REACH)]
+    if dip.depth < settings.depth_min or core.size < n_core_min or around.size < _AROUND_MIN:
+        return False
     half_depth = dip.level * (1.0 - 0.5 * dip.depth)
     n_high = int(np.sum(core - error[is_core] > dip.level * (1.0 - dip.depth / 3.0)))
+    has_ended = int(np.sum(away > _FLANK_FWHM)) >= _BESIDE_MIN
+    shoulders = 1.5 if has_ended else 0.5
     return (
-        dip.depth >= settings.depth_min
-        and n_core_min <= dip.n_core <= series.time_mjd.size // 2
+        series.time_mjd[0] < dip.peak_mjd < series.time_mjd[-1]
+        and core.size <= series.time_mjd.size // 2
         and core.size - n_high >= 2
         and n_high <= _HIGH_FRACTION * core.size
-        and int(np.sum(away < -0.5)) >= _BEFORE_MIN
-        and around.size >= _AROUND_MIN
-        and float(np.quantile(around, 0.2)) > half_depth > float(np.median(core))
-        and float(np.median(around)) < dip.level * (1.0 + 1.5 * dip.depth)
+        and int(np.sum(away < -0.5)) >= _BESIDE_MIN
+        and float(np.quantile(around, 0.1)) > half_depth > float(np.median(core))
+        and float(np.median(around)) < dip.level * (1.0 + shoulders * dip.depth)
     )

@@ -1,0 +1,117 @@
+"""``contimg convert`` and ``contimg flag`` on simulated sub-band files and on the real files of the ATA."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from contimg_assets.science.simulation.array import small_array
+from contimg_assets.science.simulation.instrument import InstrumentSettings
+from contimg_assets.science.simulation.observe import ObservingSetup, prepare_observation, simulate_subband
+from contimg_portal.commands.convert import convert
+from contimg_portal.commands.flag import flag
+from contimg_resources.measurement_sets import read_measurement_set, write_measurement_set
+from contimg_resources.uvh5 import write_subband
+
+convert_app, flag_app = typer.Typer(), typer.Typer()
+convert_app.command()(convert)
+flag_app.command()(flag)
+
+
+def run(app, *arguments):
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(app, *arguments):
+    """Run a command that must not fail and return its JSON."""
+    result = run(app, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def subband_files(tmp_path_factory):
+    """Sixteen files of one small observation with one dead antenna."""
+    folder = tmp_path_factory.mktemp("incoming")
+    instrument = InstrumentSettings(dead_antennas=("2",), dead_mode="zero", rfi_bursts=0.0)
+    setup = ObservingSetup(small_array(8), 16.13, 2, 4, instrument, seed=3)
+    prepared = prepare_observation(setup, 61065.93, 0, 0, ())
+    paths = []
+    for number in range(16):
+        raw = simulate_subband(prepared, number)
+        paths.append(folder / f"2026-01-25T22:19:12_sb{number:02d}.hdf5")
+        write_subband(paths[-1], raw.columns())
+    return paths
+
+
+def test_convert_then_flag(subband_files, tmp_path):
+    """Sub-band files become a measurement set, and flagging names the dead antenna."""
+    path = tmp_path / "x.ms"
+    made = succeed(convert_app, *subband_files, "--out", path)
+    assert made["n_antennas"] == 8
+    assert made["n_channels"] == 32
+    assert made["n_rows"] == 4 * 28
+    assert made["missing_subbands"] == []
+    flagged = succeed(flag_app, path)
+    (report,) = flagged["fields"]
+    assert report["dead_antennas"] == ["2"]
+    assert report["by_antenna"]["2"] == 1.0
+    assert len(report["by_subband"]) == 16
+    assert flagged["flagged_fraction"] == pytest.approx(read_measurement_set(path)["flags"].mean())
+
+
+def test_missing_subband_is_flagged(subband_files, tmp_path):
+    """An observation of 15 files keeps its channels, those of the missing one flagged."""
+    path = tmp_path / "x.ms"
+    made = succeed(convert_app, *subband_files[:7], *subband_files[8:], "--out", path)
+    assert made["missing_subbands"] == [7]
+    flags = read_measurement_set(path)["flags"]
+    assert np.flatnonzero(flags.all(axis=(0, 2))).tolist() == [16, 17]
+
+
+def test_flag_prints_a_table_for_people(subband_files, tmp_path):
+    """Without --json, causes, antennas and sub-bands are lines of a table."""
+    path = tmp_path / "x.ms"
+    succeed(convert_app, *subband_files, "--out", path)
+    result = run(flag_app, path)
+    assert result.exit_code == 0
+    for word in ("zero_or_not_finite", "antenna", "sub-band", "flagged_fraction"):
+        assert word in result.stdout
+
+
+def test_everything_flagged_ends_with_one_screen(subband_files, tmp_path):
+    """A measurement set without any good data ends with an error that names it, exit code 1."""
+    path = tmp_path / "x.ms"
+    succeed(convert_app, *subband_files, "--out", path)
+    columns = read_measurement_set(path)
+    columns["flags"][...] = True
+    write_measurement_set(path, columns)
+    result = run(flag_app, path)
+    assert result.exit_code == 1
+    assert "every visibility" in result.output
+
+
+@pytest.mark.parametrize("app", [convert_app, flag_app], ids=["convert", "flag"])
+def test_missing_input_ends_with_one_screen(app, tmp_path):
+    """A path that does not exist is an error of one screen with the path."""
+    arguments = [tmp_path / "none.hdf5"] if app is flag_app else [tmp_path / "none.hdf5", "--out", tmp_path / "x.ms"]
+    result = run(app, *arguments)
+    assert result.exit_code == 1
+    assert "none.hdf5" in result.output.replace("\n", "")
+
+
+def test_real_phased_file_keeps_its_source_at_the_centre(shared_data, tmp_path):
+    """A real ATA file of 3C286 is written about 3C286."""
+    (file,) = (shared_data / "ata_3c286_uvh5").glob("*C0544*.uvh5")
+    made = succeed(convert_app, file, "--out", tmp_path / "x.ms")
+    assert made["phase_centre_ra_deg"] == pytest.approx(202.7845, abs=1e-3)
+    assert made["phase_centre_dec_deg"] == pytest.approx(30.5092, abs=1e-3)
+    columns = read_measurement_set(tmp_path / "x.ms")
+    distance = np.linalg.norm(
+        columns["antenna_positions_m"][columns["antenna1"]] - columns["antenna_positions_m"][columns["antenna2"]],
+        axis=1,
+    )
+    np.testing.assert_allclose(np.linalg.norm(columns["uvw_m"], axis=1), distance, atol=1e-6)
