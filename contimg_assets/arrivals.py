@@ -177,7 +177,7 @@ def _register(observatory: Observatory, examined: list[ExaminedFile]) -> list[dg
         for group in touched
         for file in group.files
     ]
-    store.upsert("raw_file", pl.DataFrame(raw_files, schema_overrides={"reason_code": pl.String, "subband": pl.Int32}))
+    store.upsert("raw_file", pl.DataFrame(raw_files, schema_overrides={"reason_code": pl.String(), "subband": pl.Int32()}))
     store.upsert("observation", pl.DataFrame(observations, schema=_OBSERVATION_SCHEMA))
     return [_materialization(row) for row in observations if row["status"] == "ready"]
 
@@ -208,21 +208,21 @@ def _open_files(store: Store, examined: list[ExaminedFile]) -> Iterable[Examined
             )
 
 
-_OBSERVATION_SCHEMA = {
-    "observation_id": pl.String,
-    "partition_key": pl.String,
-    "start_mjd": pl.Float64,
-    "duration_s": pl.Float64,
-    "pointing_ra_deg": pl.Float64,
-    "pointing_dec_deg": pl.Float64,
-    "n_subbands": pl.Int32,
-    "status": pl.String,
-    "reason_code": pl.String,
+_OBSERVATION_SCHEMA: dict[str, pl.DataType] = {
+    "observation_id": pl.String(),
+    "partition_key": pl.String(),
+    "start_mjd": pl.Float64(),
+    "duration_s": pl.Float64(),
+    "pointing_ra_deg": pl.Float64(),
+    "pointing_dec_deg": pl.Float64(),
+    "n_subbands": pl.Int32(),
+    "status": pl.String(),
+    "reason_code": pl.String(),
     "first_seen_at": pl.Datetime("us"),
     "complete_at": pl.Datetime("us"),
-    "raw_bytes": pl.Int64,
-    "calibrator": pl.String,
-    "calibrator_separation_deg": pl.Float64,
+    "raw_bytes": pl.Int64(),
+    "calibrator": pl.String(),
+    "calibrator_separation_deg": pl.Float64(),
 }
 
 

@@ -66,7 +66,7 @@ class WarmRunLauncher(RunLauncher[Any], ConfigurableClass):
         self._preload_modules = list(preload_modules)
         self._context: ForkServerContext | None = None
         self._processes: dict[str, ForkServerProcess] = {}
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:

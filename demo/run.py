@@ -167,6 +167,8 @@ def idle() -> bool:
 
 def main() -> int:
     """Run the demo; see the module's docstring."""
+    # A shell starts background jobs with SIGINT ignored, and children would inherit that and not stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(ROOT))
     stamina.instrumentation.set_on_retry_hooks(())
     from demo.verdict import print_found, verify

@@ -1,5 +1,7 @@
 """What good light curves, statistics and candidates are: unique, complete, recomputable, mostly constant, consistent."""
 
+from typing import Any
+
 import dagster as dg
 import numpy as np
 import polars as pl
@@ -77,7 +79,7 @@ def judge_statistics(
             ((pl.col("modulation_index") - pl.col("modulation_index_again")).abs()),
         ),
     ).sort("worst", descending=True, nulls_last=True)
-    largest = float(difference["worst"].fill_null(0.0).max() or 0.0) if difference.height else 0.0
+    largest = float(np.max(difference["worst"].fill_null(0.0).to_numpy(), initial=0.0))
     searched = statistics.filter(pl.col("band") == "full", pl.col("n_epochs") >= FEWEST_EPOCHS)
     variable = searched.filter(pl.col("chi2_p_value") < VARIABLE_P_VALUE).sort("eta", descending=True)
     fraction = variable.height / searched.height if searched.height else 0.0
@@ -142,7 +144,7 @@ def judge_candidates(
     )
 
 
-def _is_faint_at_peak(row: dict[str, object], points: pl.DataFrame) -> bool:
+def _is_faint_at_peak(row: dict[str, Any], points: pl.DataFrame) -> bool:
     """Whether the points inside the event are fainter than those outside (median against median, band by band)."""
     own = points.filter(pl.col("source_id") == row["source_id"], pl.col("flux_jy").is_not_null())
     inside = (pl.col("mjd") >= row["start_mjd"]) & (pl.col("mjd") <= row["end_mjd"])

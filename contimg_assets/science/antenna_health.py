@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
-from contimg_assets.science.sum_threshold import median_in_place
+from contimg_assets.science.time_frequency import median_in_place
 
 _MIN_RECEPTORS = 5
 """Receptors needed before one can be called different from the others."""
@@ -41,7 +41,7 @@ class BaselineStatistics:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scan_baselines(
+def scan_baselines(  # noqa: C901 - everything that one pass over the data can give
     vis: NDArray[np.complex64],
     flags: NDArray[np.bool_],
     rows: NDArray[np.int64],

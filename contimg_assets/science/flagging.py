@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -166,7 +167,7 @@ def flag_visibilities(
         _in_threads(
             lambda rows: flag_baselines(
                 vis.vis, vis.flags, rows, _bandpass_block(vis), sigma, settings.min_scatter,
-                (settings.burst_sigma, settings.burst_excess),
+                (settings.burst_sigma, settings.burst_excess), 0,
             ),
             block.rows,
         )  # fmt: skip
@@ -300,7 +301,9 @@ def _report(
         counts += np.bincount(ends, weights=by_row, minlength=vis.n_antennas)
         totals += np.bincount(ends, minlength=vis.n_antennas) * (n_chan * n_corr)
     edges = np.linspace(0, n_chan, min(settings.n_subbands, n_chan) + 1).astype(int)
-    by_subband = [float(np.count_nonzero(vis.flags[:, a:b]) / (n_row * (b - a) * n_corr)) for a, b in np.nditer([edges[:-1], edges[1:]])]  # fmt: skip
+    by_subband = [
+        float(np.count_nonzero(vis.flags[:, low:high]) / vis.flags[:, low:high].size) for low, high in pairwise(edges)
+    ]
     receptors = [name[0] for name in vis.correlations]
 
     def listed(bad: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -63,10 +64,7 @@ def split_times(
     first, second = (pairs // n_antennas).astype(np.int32), (pairs % n_antennas).astype(np.int32)
     n_block = -(-instants.size // _MAX_INTEGRATIONS)
     edges = np.linspace(0, instants.size, n_block + 1).astype(int)
-    return [
-        TimeBlock(np.ascontiguousarray(rows[:, a:b]), int(a), first, second)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [TimeBlock(np.ascontiguousarray(rows[:, a:b]), int(a), first, second) for a, b in pairwise(edges)]
 
 
 def antenna_means(

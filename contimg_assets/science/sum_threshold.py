@@ -1,20 +1,15 @@
-"""Outliers of time-frequency planes: robust normalisation and SumThreshold, compiled.
+"""SumThreshold: outliers of time-frequency planes, compiled.
 
-What belongs here: planes (time, channel) of one positive quantity (an amplitude, a power) in, flags out. What does not: which planes
-to look at and what the flags mean (``flagging``).
+What belongs here: planes (time, channel) of one positive quantity (an amplitude, a power) in, flags out. What does not:
+their normalisation (``time_frequency``), which planes to look at and what the flags mean (``flagging``).
 
-Method. A plane is divided by a smooth bandpass (medians of blocks of channels over all times, joined by straight lines) and
-by its median in each integration, so that gains, bandpass and a source drifting through the primary beam drop out and
-persistent narrow interference does not. Integrations that stand out against straight lines through their neighbours are
-flagged whole. The relative excess then goes through SumThreshold (Offringa et al. 2010, MNRAS 405, 155,
+Method: the relative excess over bandpass and level goes through SumThreshold (Offringa et al. 2010, MNRAS 405, 155,
 doi:10.1111/j.1365-2966.2010.16471.x): the mean over windows of 1, 2, 4 ... samples in frequency and in time against a
-threshold that falls with the length.
-
-Unlike the original, the threshold of each length is set by the robust scatter of window means *in this plane*, not by that of single
-samples over sqrt(N): white noise gives the same number, while fringes of bright sources, whose means do not average
-down, raise their own threshold. Thresholds in units of that scatter are the quantiles of Rayleigh noise at which
-each length flags about one sample in 10^4. Only excesses are flagged. Rejected: medians per channel, which learn a carrier
-that stays on for the whole observation; flagging on phases, which are not calibrated yet.
+threshold that falls with the length. Unlike the original, the threshold of each length is set by the robust scatter of window
+means *in this plane*, not by that of single samples over sqrt(N): white noise gives the same number, while fringes of
+bright sources, whose means do not average down, raise their own threshold. Thresholds in units of that scatter
+are the quantiles of Rayleigh noise at which each length flags about one sample in 10^4. Only excesses are flagged.
+Rejected: flagging on phases, which are not calibrated yet.
 """
 
 from __future__ import annotations
@@ -23,255 +18,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from contimg_assets.science.constants import MAD_TO_SIGMA
+from contimg_assets.science.time_frequency import normalise_plane, spread_of_sums
 
 WINDOW_SIGMA = np.array([4.5, 4.66, 4.68, 4.73, 4.83, 4.88, 5.1])
 """Thresholds for windows of 1, 2, 4, 8, 16, 32, 64 samples, in robust standard deviations of the window's mean."""
 
-_SPREAD_SAMPLES = 1500
-"""Windows from which the scatter of their means is taken: 3 per cent accurate, a tenth of the cost of using all."""
-
-_BLOCK_SAMPLES = 256
-"""Samples, spread over all times, from which the level of one piece of the bandpass is taken."""
-
-_LEVEL_SAMPLES = 384
-"""Channels from which the level of one integration is taken."""
-
-_MIN_PREDICTORS = 2
-"""Pairs of neighbours needed to predict the level of an integration."""
-
 
 @njit(cache=True, error_model="numpy")
-def median_in_place(values: NDArray[np.float32], n: int) -> float:
-    """Upper median of the first ``n`` values, which are reordered; NaN for none."""
-    if n == 0:
-        return np.nan
-    k, left, right = n // 2, 0, n - 1
-    while left < right:
-        pivot = values[(left + right) // 2]
-        i, j = left, right
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            right = j
-        elif k >= i:
-            left = i
-        else:
-            break
-    return values[k]
-
-
-@njit(cache=True, error_model="numpy")
-def _join(centre: NDArray[np.float64], level: NDArray[np.float64], line: NDArray[np.float32]) -> None:
-    """Straight lines through points (ascending centres), the outer ones prolonged."""
-    k = 0
-    for f in range(line.size):
-        while k + 2 < centre.size and f > centre[k + 1]:
-            k += 1
-        if centre.size == 1:
-            line[f] = level[0]
-        else:
-            part = (f - centre[k]) / (centre[k + 1] - centre[k])
-            line[f] = (1.0 - part) * level[k] + part * level[k + 1]
-
-
-@njit(cache=True, error_model="numpy")
-def _bandpass(
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], block: int, scratch: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Smooth level against channel: block medians joined by straight lines; NaN if nothing is good."""
-    n_time, n_chan = plane.shape
-    n_block = max(1, n_chan // block)
-    centre = np.empty(n_block)
-    level = np.empty(n_block)
-    n_good = 0
-    for k in range(n_block):
-        low, high = k * n_chan // n_block, (k + 1) * n_chan // n_block
-        thin = max(1, n_time * (high - low) // _BLOCK_SAMPLES)
-        n = 0
-        for t in range(n_time):
-            for f in range(low + t % thin, high, thin):
-                if not bad[t, f]:
-                    scratch[n] = plane[t, f]
-                    n += 1
-        value = median_in_place(scratch, n)
-        if n > 0 and value > 0:
-            centre[n_good] = 0.5 * (low + high - 1)
-            level[n_good] = value
-            n_good += 1
-    smooth = np.full(n_chan, np.nan, dtype=np.float32)
-    if n_good > 0:
-        _join(centre[:n_good], level[:n_good], smooth)
-        for f in range(n_chan):
-            smooth[f] = max(smooth[f], np.float32(0.1 * level[0]))
-    return smooth
-
-
-@njit(cache=True, error_model="numpy")
-def _from_neighbours(series: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Median of straight lines through pairs of neighbours, for each value of a series; NaN where unknown."""
-    n_time = series.size
-    predicted = np.full(n_time, np.nan, dtype=np.float32)
-    lines = np.empty(5, dtype=np.float32)
-    for t in range(n_time):
-        n = 0
-        for k in range(1, 6):
-            if t - k >= 0 and t + k < n_time:
-                value = 0.5 * (series[t - k] + series[t + k])
-            elif t + 2 * k < n_time:
-                value = 2.0 * series[t + k] - series[t + 2 * k]
-            elif t - 2 * k >= 0:
-                value = 2.0 * series[t - k] - series[t - 2 * k]
-            else:
-                value = np.nan
-            if np.isfinite(value):
-                lines[n] = value
-                n += 1
-        if n >= _MIN_PREDICTORS:
-            predicted[t] = median_in_place(lines, n)
-    return predicted
-
-
-@njit(cache=True, error_model="numpy")
-def _flag_bursts(gain: NDArray[np.float32], sigma: float, floor: float) -> NDArray[np.bool_]:
-    """Integrations whose level exceeds what their neighbours predict; ``gain`` NaN where unknown."""
-    n_time = gain.size
-    excess = gain / _from_neighbours(gain) - np.float32(1.0)
-    size = np.empty(n_time, dtype=np.float32)
-    n = 0
-    for t in range(n_time):
-        if np.isfinite(excess[t]):
-            size[n] = abs(excess[t])
-            n += 1
-    burst = np.zeros(n_time, dtype=np.bool_)
-    limit = max(floor, sigma * MAD_TO_SIGMA * median_in_place(size, n)) if n > 0 else np.inf
-    for t in range(n_time):
-        burst[t] = excess[t] > limit
-    return burst
-
-
-@njit(cache=True, error_model="numpy")
-def _spread(plane: NDArray[np.float32], window: int, in_time: bool, scratch: NDArray[np.float32]) -> float:
-    """Robust standard deviation of sums over windows that do not overlap (those without data excluded)."""
-    n_time, n_chan = plane.shape
-    n = 0
-    thin = max(1, n_time * n_chan // window // _SPREAD_SAMPLES)
-    if in_time:
-        for start in range(0, n_time - window + 1, window):
-            for f in range(start // window % thin, n_chan, thin):
-                total = np.float32(0.0)
-                for t in range(start, start + window):
-                    total += plane[t, f]
-                if total != 0.0:
-                    scratch[n] = abs(total)
-                    n += 1
-    else:
-        for t in range(n_time):
-            for start in range(t % thin * window, n_chan - window + 1, window * thin):
-                total = np.float32(0.0)
-                for f in range(start, start + window):
-                    total += plane[t, f]
-                if total != 0.0:
-                    scratch[n] = abs(total)
-                    n += 1
-    return MAD_TO_SIGMA * median_in_place(scratch, n) if n > 0 else 0.0
-
-
-@njit(cache=True, error_model="numpy")
-def _remove_colour(
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], n_block: int, scratch: NDArray[np.float32]
+def _flag_along_channels(  # noqa: C901 - a compiled loop; calls would cost more than they explain
+    plane: NDArray[np.float32], bad: NDArray[np.bool_], limits: NDArray[np.float32]
 ) -> None:
-    """Subtract the part of the excess that is smooth in frequency and changes slowly in time.
-
-    A bright source leaving a primary beam that is narrower at higher frequencies is such a part; an isolated burst is
-    not, since each integration is predicted from its neighbours.
-    """
-    n_time, n_chan = plane.shape
-    n_block = min(n_block, n_chan)
-    level = np.empty((n_block, n_time), dtype=np.float32)
-    for k in range(n_block):
-        for t in range(n_time):
-            n = 0
-            for f in range(k * n_chan // n_block, (k + 1) * n_chan // n_block):
-                if not bad[t, f]:
-                    scratch[n] = plane[t, f]
-                    n += 1
-            level[k, t] = median_in_place(scratch, n)
-        level[k] = _from_neighbours(level[k])
-    centre, points = np.empty(n_block), np.empty(n_block)
-    line = np.empty(n_chan, dtype=np.float32)
-    for t in range(n_time):
-        n = 0
-        for k in range(n_block):
-            if np.isfinite(level[k, t]):
-                centre[n] = 0.5 * (k * n_chan // n_block + (k + 1) * n_chan // n_block - 1)
-                points[n] = level[k, t]
-                n += 1
-        if n > 0:
-            _join(centre[:n], points[:n], line)
-            for f in range(n_chan):
-                if not bad[t, f]:
-                    plane[t, f] -= line[f]
-
-
-@njit(cache=True, error_model="numpy")
-def _normalise(
-    plane: NDArray[np.float32],
-    bad: NDArray[np.bool_],
-    block: int,
-    burst: tuple[float, float],
-    n_colours: int,
-    scratch: NDArray[np.float32],
-) -> bool:
-    """Turn a plane into its relative excess over bandpass and level (0 where bad), flagging bursts; False if empty."""
-    n_time, n_chan = plane.shape
-    smooth = _bandpass(plane, bad, block, scratch)
-    if not np.isfinite(smooth[0]):
-        return False
-    gain = np.empty(n_time, dtype=np.float32)
-    thin = max(1, n_chan // _LEVEL_SAMPLES)
-    for t in range(n_time):
-        n = 0
-        for f in range(0, n_chan, thin):
-            if not bad[t, f]:
-                scratch[n] = plane[t, f] / smooth[f]
-                n += 1
-        gain[t] = median_in_place(scratch, n)
-    is_burst = _flag_bursts(gain, burst[0], burst[1])
-    zero, one = np.float32(0.0), np.float32(1.0)
-    for t in range(n_time):
-        usable = gain[t] > 0 and not is_burst[t]
-        scale = one / gain[t] if usable else zero
-        for f in range(n_chan):
-            bad[t, f] |= is_burst[t]
-            value = plane[t, f] * scale / smooth[f] - one
-            plane[t, f] = zero if bad[t, f] or not usable else value
-    if n_colours > 0:
-        _remove_colour(plane, bad, n_colours, scratch)
-    # The mean of positively skewed noise lies above its median; window means must be compared with the mean.
-    limit = np.float32(3.0 * _spread(plane, 1, False, scratch))
-    total, n = 0.0, 0
-    for t in range(n_time):
-        for f in range(t % thin, n_chan, 2 * thin):
-            if not bad[t, f] and abs(plane[t, f]) <= limit:
-                total += plane[t, f]
-                n += 1
-    offset = np.float32(total / max(n, 1))
-    for t in range(n_time):
-        for f in range(n_chan):
-            plane[t, f] -= zero if bad[t, f] else offset
-    return n > 0
-
-
-@njit(cache=True, error_model="numpy")
-def _flag_along_channels(plane: NDArray[np.float32], bad: NDArray[np.bool_], limits: NDArray[np.float32]) -> None:
     """Flag every window of 1, 2, 4 ... adjacent channels whose sum exceeds its limit.
 
     Flagged samples become 0, the level of no excess: counted once, they do not drag their neighbours along at the next
@@ -302,7 +58,9 @@ def _flag_along_channels(plane: NDArray[np.float32], bad: NDArray[np.bool_], lim
 
 
 @njit(cache=True, error_model="numpy")
-def _flag_along_time(plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, limit: float) -> None:
+def _flag_along_time(  # noqa: C901 - a compiled loop
+    plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, limit: float
+) -> None:
     """Flag every window of successive integrations whose sum exceeds ``limit``, as ``_flag_along_channels`` does."""
     n_time, n_chan = plane.shape
     total = np.zeros(n_chan, dtype=np.float32)
@@ -356,19 +114,21 @@ def flag_plane(
     """
     n_time, n_chan = plane.shape
     scratch = np.empty(n_time * n_chan, dtype=np.float32)
-    if not _normalise(plane, bad, block, burst, n_colours, scratch):
+    if not normalise_plane(plane, bad, block, burst, n_colours, scratch):
         return
-    single = max(_spread(plane, 1, False, scratch), min_scatter)
+    # Typed numbers: for literal ones the compiler makes a copy of the function each.
+    along_time, along_channels = np.int64(0), np.int64(1)
+    single = max(spread_of_sums(plane, np.int64(1), along_channels, scratch), min_scatter)
     limits = np.empty(window_sigma.size, dtype=np.float32)
     for level in range(window_sigma.size):
         window = 1 << level
-        spread = max(single * np.sqrt(window), _spread(plane, window, False, scratch))
+        spread = max(single * np.sqrt(window), spread_of_sums(plane, window, along_channels, scratch))
         limits[level] = window_sigma[level] * spread
     _flag_along_channels(plane, bad, limits)
     for level in range(1, window_sigma.size):
         window = 1 << level
         if 2 * window <= n_time:
-            spread = max(single * np.sqrt(window), _spread(plane, window, True, scratch))
+            spread = max(single * np.sqrt(window), spread_of_sums(plane, window, along_time, scratch))
             _flag_along_time(plane, bad, window, window_sigma[level] * spread)
 
 
@@ -381,6 +141,7 @@ def flag_baselines(
     window_sigma: NDArray[np.float64],
     min_scatter: float,
     burst: tuple[float, float],
+    n_colours: int,
 ) -> None:
     """Flag the amplitudes of some baselines, every correlation, in place; releases the GIL.
 
@@ -389,7 +150,7 @@ def flag_baselines(
     vis, flags : arrays, shape (n_row, n_chan, n_corr)
     rows : array of int, shape (n_baseline, n_time)
         Row of each baseline and integration, -1 where there is none.
-    block, window_sigma, min_scatter, burst
+    block, window_sigma, min_scatter, burst, n_colours
         See ``flag_plane``.
     """
     n_baseline, n_time = rows.shape
@@ -405,7 +166,7 @@ def flag_baselines(
                     if not bad[t, f]:
                         value = vis[row, f, c]
                         plane[t, f] = np.sqrt(value.real * value.real + value.imag * value.imag)
-            flag_plane(plane, bad, block, window_sigma, min_scatter, burst, 0)
+            flag_plane(plane, bad, block, window_sigma, min_scatter, burst, n_colours)
             for t in range(n_time):
                 row = rows[b, t]
                 if row >= 0:

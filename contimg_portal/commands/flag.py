@@ -31,11 +31,11 @@ def flag(
         from contimg_resources.measurement_sets import list_fields, read_measurement_set, write_flags
 
         settings = FlagSettings(threshold_scale=threshold_scale)
-        fields = (
-            [field] if field is not None else [str(f["field_id"]) for f in list_fields(measurement_set) if f["n_rows"]]
-        )
+        fields: list[str | None] = [field]
+        if field is None:
+            fields = [str(found["field_id"]) for found in list_fields(measurement_set) if found["n_rows"]] or [None]
         reports = []
-        for chosen in fields or [None]:
+        for chosen in fields:
             vis = Visibilities(**read_measurement_set(measurement_set, field=chosen, spectral_window=spectral_window))
             stderr.print(f"flagging field {vis.field_name}", highlight=False)
             report = flag_visibilities(vis, settings=settings)

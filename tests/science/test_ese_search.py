@@ -5,7 +5,12 @@ import pytest
 
 from contimg_assets.science.ese.chromaticity import fit_chromaticity
 from contimg_assets.science.ese.detect import Dip, find_dip, points_required, screen_series, search_widths
-from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability, threshold
+from contimg_assets.science.ese.false_alarms import (
+    CREDIBLE_FRACTION,
+    effective_trials,
+    false_alarm_probability,
+    threshold,
+)
 from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid
 from contimg_assets.science.ese.scan import scan
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
@@ -139,7 +144,7 @@ def test_false_alarm_probability_of_the_matched_filter_is_calibrated(n, rng):
     time = 61000.0 + np.arange(n) * 1.0
     error = np.full(n, 0.03)
     widths = search_widths(time, settings)
-    trials = effective_trials(time, error, widths, points_required(n, settings), rng)
+    trials = effective_trials(time, error, widths, points_required(n, settings), rng) / CREDIBLE_FRACTION
     noise = [series_of(time, 1.0 + error * rng.standard_normal(n), 0.03) for _ in range(2000)]
     quoted = np.array([false_alarm_probability(z, trials) for z in screen_series(noise, settings)])
     for probability in (0.1, 0.03, 0.01):

@@ -11,7 +11,8 @@ from contimg_assets.science.antenna_health import outlying_receptors
 from contimg_assets.science.errors import DataError, NotEnoughDataError
 from contimg_assets.science.flagging import FlagSettings, flag_visibilities
 from contimg_assets.science.interference import split_times
-from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_plane, median_in_place
+from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_plane
+from contimg_assets.science.time_frequency import median_in_place
 from contimg_assets.science.visibilities import Visibilities
 
 N_ANT, N_TIME, N_CHAN = 12, 24, 192

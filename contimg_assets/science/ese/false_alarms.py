@@ -26,6 +26,9 @@ CHOICE_OF_NOISE_SIGMA = 1.5
 """Quantiles of the root of the likelihood ratio (50, 90, 99 per cent; 8, 15 and 30 points) are this much larger when
 the noise is red or three times the quoted one."""
 
+CREDIBLE_FRACTION = 1.0 / 3.0
+"""Part of the dips that noise makes which look like a dip (``Dip.is_credible``): 0.1 to 0.4 for 12 to 60 points."""
+
 _CLEAR_EVIDENCE = 10.0
 """Twice the gain in log-likelihood from which the noise is certainly not as quoted."""
 
@@ -47,7 +50,7 @@ def effective_trials(
     n_core_min: int,
     rng: np.random.Generator,
 ) -> float:
-    """The number N of the formula above for one sampling.
+    """The number N of the formula above for credible dips in one sampling.
 
     The estimate is the maximum-likelihood one, so its relative error is 1 / sqrt(number of simulations).
     """
@@ -63,7 +66,7 @@ def effective_trials(
         z, _ = best_peaks(time, noise, gains, dips, bank.n_dips, widths, n_core_min)
         highest = max(float(z.max()), 1.0)
         total += highest * math.exp(-0.5 * highest**2)
-    return n_simulations / total
+    return CREDIBLE_FRACTION * n_simulations / total
 
 
 def false_alarm_probability(z: float, trials: float) -> float:

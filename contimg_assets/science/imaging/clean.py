@@ -28,6 +28,7 @@ from contimg_assets.science.imaging.averaging import BandVisibilities
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.mask import grow_mask
 from contimg_assets.science.imaging.noise import estimate_noise
+from contimg_assets.science.imaging.predict import Predictor
 from contimg_assets.science.imaging.settings import ImageSettings
 from contimg_assets.science.imaging.thermal import noise_scale
 
@@ -141,7 +142,8 @@ def start(
     )
     for index, (band, weights) in enumerate(zip(bands, imaging_weights, strict=True)):
         state.psf[index] = gridder.image(np.ones_like(band.vis), weights, band.frequency_hz)
-        _compute_residual(index, band, weights, gridder, state)
+        state.residual[index] = gridder.image(band.vis, weights, band.frequency_hz)
+        state.noise_scale[index] = noise_scale(band.vis, band.weights)
     return state
 
 
@@ -149,6 +151,7 @@ def deconvolve(
     bands: Sequence[BandVisibilities],
     imaging_weights: Sequence[NDArray[np.float32]],
     gridder: Gridder,
+    predictor: Predictor,
     state: CleanState,
     settings: ImageSettings,
     beam_pixels: float,
@@ -161,6 +164,7 @@ def deconvolve(
     imaging_weights : sequence of array of float32, each of shape (n_row, n_group)
         Weights of the residual images, one array per band.
     gridder : Gridder
+    predictor : Predictor
     state : CleanState
         From ``start``; changed in place.
     settings : ImageSettings
@@ -181,13 +185,13 @@ def deconvolve(
             break
         limit = max(stop, settings.cycle_depth * peak)
         saved = _add_components(state, joint, psf, limit, settings)
-        _compute_residuals(bands, imaging_weights, gridder, state)
+        _compute_residuals(bands, imaging_weights, gridder, predictor, state)
         state.n_major_cycles += 1
         new_peak = float(np.abs(state.joint(state.residual)[state.mask]).max(initial=0.0))
         if new_peak > _GROWTH_TOLERANCE * min(peak, previous_peak):
             state.model = saved
             state.has_diverged = True
-            _compute_residuals(bands, imaging_weights, gridder, state)
+            _compute_residuals(bands, imaging_weights, gridder, predictor, state)
             break
         previous_peak = peak
 
@@ -218,19 +222,12 @@ def _compute_residuals(
     bands: Sequence[BandVisibilities],
     imaging_weights: Sequence[NDArray[np.float32]],
     gridder: Gridder,
+    predictor: Predictor,
     state: CleanState,
 ) -> None:
+    """Residual image and noise of every band from its visibilities minus those of the model."""
     for index, (band, weights) in enumerate(zip(bands, imaging_weights, strict=True)):
-        _compute_residual(index, band, weights, gridder, state)
-
-
-def _compute_residual(
-    index: int, band: BandVisibilities, weights: NDArray[np.float32], gridder: Gridder, state: CleanState
-) -> None:
-    """Residual image and noise of a band from its visibilities minus those of the model."""
-    residual_vis = band.vis
-    if state.model[index].any():
-        residual_vis = gridder.visibilities(state.model[index], band.frequency_hz)
+        residual_vis = predictor.visibilities(state.model[index], band, weights)
         np.subtract(band.vis, residual_vis, out=residual_vis)
-    state.residual[index] = gridder.image(residual_vis, weights, band.frequency_hz)
-    state.noise_scale[index] = noise_scale(residual_vis, band.weights)
+        state.residual[index] = gridder.image(residual_vis, weights, band.frequency_hz)
+        state.noise_scale[index] = noise_scale(residual_vis, band.weights)

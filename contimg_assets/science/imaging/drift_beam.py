@@ -49,13 +49,17 @@ def find_pointings(vis: Visibilities, row_weights: NDArray[np.float64]) -> Point
     return Pointings(np.stack(lmn, axis=-1), share / share.sum(), vis.dish_diameter_m)
 
 
+def separations_deg(lmn: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angles between unit vectors, deg, from their chord; shapes broadcast, the last axis is (l, m, n)."""
+    half_chord = 0.5 * np.linalg.norm(lmn - other, axis=-1)
+    return np.asarray(np.rad2deg(2.0 * np.arcsin(np.minimum(half_chord, 1.0))))
+
+
 def mean_power(lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: float) -> NDArray[np.float64]:
     """Drift-averaged power pattern towards unit vectors, shape of ``lmn`` without its last axis."""
     power = np.zeros(lmn.shape[:-1])
     for direction, weight in zip(pointings.lmn, pointings.weights, strict=True):
-        half_chord = 0.5 * np.linalg.norm(lmn - direction, axis=-1)
-        separation_deg = np.rad2deg(2.0 * np.arcsin(np.minimum(half_chord, 1.0)))
-        power += weight * airy_power(separation_deg, frequency_hz, pointings.dish_diameter_m)
+        power += weight * airy_power(separations_deg(lmn, direction), frequency_hz, pointings.dish_diameter_m)
     return power
 
 

@@ -21,6 +21,7 @@ from contimg_assets.science.constants import SECONDS_PER_DAY
 from contimg_assets.science.imaging import averaging, clean, drift_beam, geometry, mask, restore, thermal, weighting
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.noise import estimate_noise
+from contimg_assets.science.imaging.predict import Predictor
 from contimg_assets.science.imaging.products import ImagePlane, ImageSet
 from contimg_assets.science.imaging.settings import ImageSettings
 from contimg_assets.science.visibilities import Visibilities
@@ -161,7 +162,8 @@ def make_images(
         if source_positions is not None:
             x, y = plan.grid.pixels(*(np.asarray(axis, dtype=np.float64) for axis in source_positions))
             mask.add_positions(state.mask, x, y, _POSITION_RADIUS_BEAMS * beam_pixels)
-        clean.deconvolve(bands, weights, gridder, state, settings, beam_pixels)
+        predictor = Predictor(vis, plan.grid, gridder)
+        clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels)
     return ImageSet(
         planes=_finish(vis, bands, weights, plan, state, dirty, settings),
         wcs=plan.grid.wcs(),

@@ -1,0 +1,264 @@
+"""Robust normalisation of time-frequency planes, compiled: what a plane would be without outliers.
+
+What belongs here: medians, the smooth bandpass, the level of each integration and the relative excess over them. What does
+not: thresholds on the excess (``sum_threshold``).
+
+Method. A plane (time, channel) of one positive quantity is divided by a smooth bandpass (medians of blocks of channels over
+all times, joined by straight lines) and by its median in each integration, so that gains, bandpass and a source drifting
+through the primary beam drop out and persistent narrow interference does not. Integrations that stand out against straight
+lines through their neighbours are flagged whole. Rejected: medians per channel, which learn a carrier that stays on for
+the whole observation; polynomials in time, which bend towards a burst.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from contimg_assets.science.constants import MAD_TO_SIGMA
+
+_SPREAD_SAMPLES = 1500
+"""Windows from which the scatter of their means is taken: 3 per cent accurate, a tenth of the cost of using all."""
+
+_BLOCK_SAMPLES = 256
+"""Samples, spread over all times, from which the level of one piece of the bandpass is taken."""
+
+_LEVEL_SAMPLES = 384
+"""Channels from which the level of one integration is taken."""
+
+_MIN_PREDICTORS = 2
+"""Pairs of neighbours needed to predict the level of an integration."""
+
+
+@njit(cache=True, error_model="numpy")
+def median_in_place(values: NDArray[np.float32], n: int) -> float:
+    """Upper median of the first ``n`` values, which are reordered; NaN for none."""
+    if n == 0:
+        return np.nan
+    k, left, right = n // 2, 0, n - 1
+    while left < right:
+        pivot = values[(left + right) // 2]
+        i, j = left, right
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            right = j
+        elif k >= i:
+            left = i
+        else:
+            break
+    return values[k]
+
+
+@njit(cache=True, error_model="numpy")
+def _join(centre: NDArray[np.float64], level: NDArray[np.float64], line: NDArray[np.float32]) -> None:
+    """Straight lines through points (ascending centres), the outer ones prolonged."""
+    k = 0
+    for f in range(line.size):
+        while k + 2 < centre.size and f > centre[k + 1]:
+            k += 1
+        if centre.size == 1:
+            line[f] = level[0]
+        else:
+            part = (f - centre[k]) / (centre[k + 1] - centre[k])
+            line[f] = (1.0 - part) * level[k] + part * level[k + 1]
+
+
+@njit(cache=True, error_model="numpy")
+def _bandpass(
+    plane: NDArray[np.float32], bad: NDArray[np.bool_], block: int, scratch: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Smooth level against channel: block medians joined by straight lines; NaN if nothing is good."""
+    n_time, n_chan = plane.shape
+    n_block = max(1, n_chan // block)
+    centre = np.empty(n_block)
+    level = np.empty(n_block)
+    n_good = 0
+    for k in range(n_block):
+        low, high = k * n_chan // n_block, (k + 1) * n_chan // n_block
+        thin = max(1, n_time * (high - low) // _BLOCK_SAMPLES)
+        n = 0
+        for t in range(n_time):
+            for f in range(low + t % thin, high, thin):
+                if not bad[t, f]:
+                    scratch[n] = plane[t, f]
+                    n += 1
+        value = median_in_place(scratch, n)
+        if n > 0 and value > 0:
+            centre[n_good] = 0.5 * (low + high - 1)
+            level[n_good] = value
+            n_good += 1
+    smooth = np.full(n_chan, np.nan, dtype=np.float32)
+    if n_good > 0:
+        _join(centre[:n_good], level[:n_good], smooth)
+        for f in range(n_chan):
+            smooth[f] = max(smooth[f], np.float32(0.1 * level[0]))
+    return smooth
+
+
+@njit(cache=True, error_model="numpy")
+def _from_neighbours(series: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median of straight lines through pairs of neighbours, for each value of a series; NaN where unknown."""
+    n_time = series.size
+    predicted = np.full(n_time, np.nan, dtype=np.float32)
+    lines = np.empty(5, dtype=np.float32)
+    for t in range(n_time):
+        n = 0
+        for k in range(1, 6):
+            if t - k >= 0 and t + k < n_time:
+                value = 0.5 * (series[t - k] + series[t + k])
+            elif t + 2 * k < n_time:
+                value = 2.0 * series[t + k] - series[t + 2 * k]
+            elif t - 2 * k >= 0:
+                value = 2.0 * series[t - k] - series[t - 2 * k]
+            else:
+                value = np.nan
+            if np.isfinite(value):
+                lines[n] = value
+                n += 1
+        if n >= _MIN_PREDICTORS:
+            predicted[t] = median_in_place(lines, n)
+    return predicted
+
+
+@njit(cache=True, error_model="numpy")
+def _flag_bursts(gain: NDArray[np.float32], sigma: float, floor: float) -> NDArray[np.bool_]:
+    """Integrations whose level exceeds what their neighbours predict; ``gain`` NaN where unknown."""
+    n_time = gain.size
+    excess = _from_neighbours(gain)
+    size = np.empty(n_time, dtype=np.float32)
+    n = 0
+    for t in range(n_time):
+        excess[t] = gain[t] / excess[t] - np.float32(1.0)
+        if np.isfinite(excess[t]):
+            size[n] = abs(excess[t])
+            n += 1
+    burst = np.zeros(n_time, dtype=np.bool_)
+    limit = max(floor, sigma * MAD_TO_SIGMA * median_in_place(size, n)) if n > 0 else np.inf
+    for t in range(n_time):
+        burst[t] = excess[t] > limit
+    return burst
+
+
+@njit(cache=True, error_model="numpy")
+def spread_of_sums(plane: NDArray[np.float32], window: int, axis: int, scratch: NDArray[np.float32]) -> float:
+    """Robust standard deviation of sums over windows along time (axis 0) or channels (axis 1) that do not overlap."""
+    n_time, n_chan = plane.shape
+    n = 0
+    thin = max(1, n_time * n_chan // window // _SPREAD_SAMPLES)
+    if axis == 0:
+        for start in range(0, n_time - window + 1, window):
+            for f in range(start // window % thin, n_chan, thin):
+                total = np.float32(0.0)
+                for t in range(start, start + window):
+                    total += plane[t, f]
+                if total != 0.0:
+                    scratch[n] = abs(total)
+                    n += 1
+    else:
+        for t in range(n_time):
+            for start in range(t % thin * window, n_chan - window + 1, window * thin):
+                total = np.float32(0.0)
+                for f in range(start, start + window):
+                    total += plane[t, f]
+                if total != 0.0:
+                    scratch[n] = abs(total)
+                    n += 1
+    return MAD_TO_SIGMA * median_in_place(scratch, n) if n > 0 else 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _remove_colour(  # noqa: C901 - a compiled loop; calls would cost more than they explain
+    plane: NDArray[np.float32], bad: NDArray[np.bool_], n_block: int, scratch: NDArray[np.float32]
+) -> None:
+    """Subtract the part of the excess that is smooth in frequency and changes slowly in time.
+
+    A bright source leaving a primary beam that is narrower at higher frequencies is such a part; an isolated burst is
+    not, since each integration is predicted from its neighbours.
+    """
+    n_time, n_chan = plane.shape
+    n_block = min(n_block, n_chan)
+    level = np.empty((n_block, n_time), dtype=np.float32)
+    for k in range(n_block):
+        for t in range(n_time):
+            n = 0
+            for f in range(k * n_chan // n_block, (k + 1) * n_chan // n_block):
+                if not bad[t, f]:
+                    scratch[n] = plane[t, f]
+                    n += 1
+            level[k, t] = median_in_place(scratch, n)
+        # Element by element: assigning arrays costs five seconds of compilation.
+        predicted = _from_neighbours(level[k])
+        for t in range(n_time):
+            level[k, t] = predicted[t]
+    centre, points = np.empty(n_block), np.empty(n_block)
+    line = np.empty(n_chan, dtype=np.float32)
+    for t in range(n_time):
+        n = 0
+        for k in range(n_block):
+            if np.isfinite(level[k, t]):
+                centre[n] = 0.5 * (k * n_chan // n_block + (k + 1) * n_chan // n_block - 1)
+                points[n] = level[k, t]
+                n += 1
+        if n > 0:
+            _join(centre[:n], points[:n], line)
+            for f in range(n_chan):
+                if not bad[t, f]:
+                    plane[t, f] -= line[f]
+
+
+@njit(cache=True, error_model="numpy")
+def normalise_plane(  # noqa: C901 - one compiled pass, see the comments
+    plane: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    block: int,
+    burst: tuple[float, float],
+    n_colours: int,
+    scratch: NDArray[np.float32],
+) -> bool:
+    """Turn a plane into its relative excess over bandpass and level (0 where bad), flagging bursts; False if empty."""
+    n_time, n_chan = plane.shape
+    smooth = _bandpass(plane, bad, block, scratch)
+    if not np.isfinite(smooth[0]):
+        return False
+    gain = np.empty(n_time, dtype=np.float32)
+    thin = max(1, n_chan // _LEVEL_SAMPLES)
+    for t in range(n_time):
+        n = 0
+        for f in range(0, n_chan, thin):
+            if not bad[t, f]:
+                scratch[n] = plane[t, f] / smooth[f]
+                n += 1
+        gain[t] = median_in_place(scratch, n)
+    is_burst = _flag_bursts(gain, burst[0], burst[1])
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for t in range(n_time):
+        usable = gain[t] > 0 and not is_burst[t]
+        scale = one / gain[t] if usable else zero
+        for f in range(n_chan):
+            bad[t, f] |= is_burst[t]
+            value = plane[t, f] * scale / smooth[f] - one
+            plane[t, f] = zero if bad[t, f] or not usable else value
+    if n_colours > 0:
+        _remove_colour(plane, bad, n_colours, scratch)
+    # The mean of positively skewed noise lies above its median; window means must be compared with the mean.
+    limit = np.float32(3.0 * spread_of_sums(plane, np.int64(1), np.int64(1), scratch))
+    total, n = 0.0, 0
+    for t in range(n_time):
+        for f in range(t % thin, n_chan, 2 * thin):
+            if not bad[t, f] and abs(plane[t, f]) <= limit:
+                total += plane[t, f]
+                n += 1
+    offset = np.float32(total / max(n, 1))
+    for t in range(n_time):
+        for f in range(n_chan):
+            plane[t, f] -= zero if bad[t, f] else offset
+    return n > 0
