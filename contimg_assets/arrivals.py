@@ -177,7 +177,9 @@ def _register(observatory: Observatory, examined: list[ExaminedFile]) -> list[dg
         for group in touched
         for file in group.files
     ]
-    store.upsert("raw_file", pl.DataFrame(raw_files, schema_overrides={"reason_code": pl.String(), "subband": pl.Int32()}))
+    store.upsert(
+        "raw_file", pl.DataFrame(raw_files, schema_overrides={"reason_code": pl.String(), "subband": pl.Int32()})
+    )
     store.upsert("observation", pl.DataFrame(observations, schema=_OBSERVATION_SCHEMA))
     return [_materialization(row) for row in observations if row["status"] == "ready"]
 

@@ -67,7 +67,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
                 "asset": [asset],
                 "stage": ["whole"],
                 "partition_key": [partition_key],
-                "run_id": [context.run_id],
+                "run_id": [context.run.run_id],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
             }

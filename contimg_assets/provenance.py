@@ -11,4 +11,4 @@ def code_version(context: dg.AssetExecutionContext) -> str:
 
 def with_provenance(rows: pl.DataFrame, context: dg.AssetExecutionContext) -> pl.DataFrame:
     """Add run id and code version to the rows of a measurement table."""
-    return rows.with_columns(run_id=pl.lit(context.run_id), code_version=pl.lit(code_version(context)))
+    return rows.with_columns(run_id=pl.lit(context.run.run_id), code_version=pl.lit(code_version(context)))

@@ -17,7 +17,6 @@ from rich.progress import Progress
 from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 if TYPE_CHECKING:
-
     from contimg_assets.science.simulation.array import ArrayLayout
     from contimg_assets.science.simulation.observe import ObservingSetup
     from contimg_assets.science.simulation.schedule import PlannedObservation

@@ -90,7 +90,8 @@ def source_series(rows: pl.DataFrame) -> list[list[Series]]:
     groups = rows.group_by("source_id", "band", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("flux_jy").median(), pl.col("frequency_hz").median()
     )
-    flux, time = rows["flux_jy"].to_numpy(), rows["mjd"].to_numpy()
+    # Read-only arrays would make numba compile everything a second time.
+    flux, time = rows["flux_jy"].to_numpy(), rows["mjd"].to_numpy(writable=True)
     error = np.hypot(rows["flux_err_jy"].to_numpy(), rows["flux_sys_err_jy"].to_numpy())
     found: dict[str, list[Series]] = {}
     end = 0

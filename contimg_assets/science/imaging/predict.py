@@ -131,7 +131,10 @@ class Predictor:
         apart = separations_deg(lmn[:, None, :], self._pointing_lmn)
         power = airy_power(apart[..., None], frequency_hz, self._dish_diameter_m)
         share = np.stack(
-            [np.bincount(self._pointing_of_row, weights=column, minlength=len(self._pointing_lmn)) for column in weights.T],
+            [
+                np.bincount(self._pointing_of_row, weights=column, minlength=len(self._pointing_lmn))
+                for column in weights.T
+            ],
             axis=-1,
         )
         mean = np.einsum("kpc,pc->k", power, share / share.sum())

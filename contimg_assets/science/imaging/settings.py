@@ -37,7 +37,7 @@ class ImageSettings:
     """Pixels above this many local rms enter the automatic CLEAN mask."""
     stop_sigma: float = 1.0
     """CLEAN stops at this many rms inside the mask."""
-    cycle_depth: float = 0.08
+    cycle_depth: float = 0.03
     """A minor cycle goes down to this fraction of its first peak, then the residual is computed anew."""
     noise_box_beams: float = 25.0
     """Side of the mesh boxes of the noise maps, in restoring beams."""
