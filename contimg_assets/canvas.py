@@ -73,9 +73,9 @@ def render_png(draw: Callable[[Figure], None], *, height_inch: float) -> bytes:
         draw(figure)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    few = picture.quantize(colors=_N_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = picture.quantize(colors=_N_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     png = io.BytesIO()
-    few.save(png, format="PNG", optimize=True)
+    few.save(png, format="PNG")
     return png.getvalue()
 
 

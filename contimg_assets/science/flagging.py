@@ -252,17 +252,17 @@ def _judge_receptors(
 def _silent_autos(
     autos: NDArray[np.float32], active: NDArray[np.int32], antennas: NDArray[np.int32], settings: FlagSettings
 ) -> NDArray[np.bool_]:
-    """Receptors whose own power is nil or far below the others', shape (n_antenna, n_corr)."""
+    """Receptors whose own power is far below the others', shape (n_antenna, n_corr).
+
+    Power of exactly zero was not written (real files have antennas with crosses and no autos) and says nothing.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         power = np.median(autos[:, :, :: max(1, autos.shape[2] // _MEDIAN_CHANNELS)], axis=(0, 2)).astype(np.float64)
         log_level = 0.5 * np.log(np.where(power > 0, power, np.nan))
     below, _ = outlying_receptors(log_level, sigma=settings.level_sigma, least_ratio=settings.level_ratio)
-    silent = below | ~np.isfinite(log_level)
     dead = np.zeros((antennas.size, autos.shape[3]), dtype=np.bool_)
     _, mine, theirs = np.intersect1d(antennas, active, return_indices=True)
-    # Autocorrelations that nobody wrote say nothing about anyone.
-    if not silent.all():
-        dead[mine] = silent[theirs]
+    dead[mine] = below[theirs]
     return dead
 
 

@@ -24,6 +24,9 @@ _SPREAD_SAMPLES = 1500
 _BLOCK_SAMPLES = 256
 """Samples, spread over all times, from which the level of one piece of the bandpass is taken."""
 
+_ROLL_OFF = 0.75
+"""Level at the end of the band, relative to its middle, below which the receiver's band is taken to end there."""
+
 _LEVEL_SAMPLES = 384
 """Channels from which the level of one integration is taken."""
 
@@ -73,6 +76,34 @@ def _join(centre: NDArray[np.float64], level: NDArray[np.float64], line: NDArray
 
 
 @njit(cache=True, error_model="numpy")
+def _follow_edges(
+    plane: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    width: int,
+    smooth: NDArray[np.float32],
+    scratch: NDArray[np.float32],
+) -> None:
+    """Replace the smooth level by each channel's median where the receiver's band ends, in its two outer blocks.
+
+    Straight lines cannot follow a roll-off, and with a bright source their error stands far above the noise.
+    """
+    n_time, n_chan = plane.shape
+    for side in range(2):
+        outer = smooth[0] if side == 0 else smooth[n_chan - 1]
+        if n_chan < 4 * width or outer > _ROLL_OFF * smooth[n_chan // 2]:
+            continue
+        for f in range(0, 2 * width) if side == 0 else range(n_chan - 2 * width, n_chan):
+            n = 0
+            for t in range(n_time):
+                if not bad[t, f]:
+                    scratch[n] = plane[t, f]
+                    n += 1
+            value = median_in_place(scratch, n)
+            if n > 0 and value > 0:
+                smooth[f] = value
+
+
+@njit(cache=True, error_model="numpy")
 def _bandpass(
     plane: NDArray[np.float32], bad: NDArray[np.bool_], block: int, scratch: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -101,6 +132,7 @@ def _bandpass(
         _join(centre[:n_good], level[:n_good], smooth)
         for f in range(n_chan):
             smooth[f] = max(smooth[f], np.float32(0.1 * level[0]))
+        _follow_edges(plane, bad, n_chan // n_block, smooth, scratch)
     return smooth
 
 

@@ -298,6 +298,17 @@ def test_plane_flags_do_not_depend_on_its_scale():
     assert found[0][3:5, 20:40].mean() > 0.9
 
 
+def test_ends_of_the_receivers_band_are_not_interference():
+    """A roll-off at both ends, seen at high signal to noise, is bandpass and not a carrier."""
+    vis = visibilities(50.0)
+    channel = np.arange(N_CHAN)
+    edge = np.minimum(channel, N_CHAN - 1 - channel)
+    vis.vis[...] *= (1.0 / (1.0 + np.exp((8.0 - edge) / 2.0)))[None, :, None].astype(np.float32)
+    report = flag_visibilities(vis)
+    assert report.flagged_fraction < 0.01
+    assert vis.flags[:, 6:-6].mean() < 0.005
+
+
 def test_levels_of_few_receptors_say_nothing():
     """With four receptors none is called an outlier, whatever its level."""
     below, above = outlying_receptors(np.log(np.array([[1.0], [1.0], [1.0], [1e-3]])), sigma=6.0, least_ratio=2.0)

@@ -33,6 +33,8 @@ class Pointings:
     """Shape (n_pointing, 3)."""
     weights: NDArray[np.float64]
     """Sum 1, shape (n_pointing,)."""
+    of_row: NDArray[np.int64]
+    """Which pointing each row of the visibilities has, shape (n_row,)."""
     dish_diameter_m: float
 
 
@@ -44,9 +46,10 @@ def find_pointings(vis: Visibilities, row_weights: NDArray[np.float64]) -> Point
     """
     radec = np.stack([vis.pointing_ra_deg, vis.pointing_dec_deg], axis=-1)
     distinct, inverse = np.unique(np.round(radec, 6), axis=0, return_inverse=True)
-    share = np.bincount(inverse.ravel(), weights=row_weights, minlength=len(distinct))
+    of_row = inverse.ravel().astype(np.int64)
+    share = np.bincount(of_row, weights=row_weights, minlength=len(distinct))
     lmn = direction_cosines(distinct[:, 0], distinct[:, 1], vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
-    return Pointings(np.stack(lmn, axis=-1), share / share.sum(), vis.dish_diameter_m)
+    return Pointings(np.stack(lmn, axis=-1), share / share.sum(), of_row, vis.dish_diameter_m)
 
 
 def separations_deg(lmn: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -162,7 +162,8 @@ def make_images(
         if source_positions is not None:
             x, y = plan.grid.pixels(*(np.asarray(axis, dtype=np.float64) for axis in source_positions))
             mask.add_positions(state.mask, x, y, _POSITION_RADIUS_BEAMS * beam_pixels)
-        predictor = Predictor(vis, plan.grid, gridder)
+        pointings = drift_beam.find_pointings(vis, _row_weights(vis))
+        predictor = Predictor(vis.uvw_m, pointings, plan.grid, gridder)
         clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels)
     return ImageSet(
         planes=_finish(vis, bands, weights, plan, state, dirty, settings),

@@ -18,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
-from contimg_assets.science.coordinates import direction_cosines
 from contimg_assets.science.imaging.averaging import BandVisibilities
-from contimg_assets.science.imaging.drift_beam import separations_deg
+from contimg_assets.science.imaging.drift_beam import Pointings, separations_deg
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.primary_beam import airy_power
-from contimg_assets.science.visibilities import Visibilities
 
 _MOST_COMPONENTS = 128
 _MOST_TERMS = 1e9
@@ -73,16 +71,11 @@ def _add_direct(
 class Predictor:
     """Predicts the visibilities of model images of one observation."""
 
-    def __init__(self, vis: Visibilities, grid: ImageGeometry, gridder: Gridder) -> None:
-        self._uvw_m = vis.uvw_m
+    def __init__(self, uvw_m: NDArray[np.float64], pointings: Pointings, grid: ImageGeometry, gridder: Gridder) -> None:
+        self._uvw_m = uvw_m
+        self._pointings = pointings
         self._grid = grid
         self._gridder = gridder
-        self._dish_diameter_m = vis.dish_diameter_m
-        radec = np.round(np.stack([vis.pointing_ra_deg, vis.pointing_dec_deg], axis=-1), 6)
-        distinct, inverse = np.unique(radec, axis=0, return_inverse=True)
-        self._pointing_of_row = inverse.ravel().astype(np.int64)
-        centre = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
-        self._pointing_lmn = np.stack(direction_cosines(distinct[:, 0], distinct[:, 1], *centre), axis=-1)
 
     def visibilities(
         self, model: NDArray[np.float32], band: BandVisibilities, weights: NDArray[np.float32]
@@ -101,7 +94,7 @@ class Predictor:
         -------
         array of complex64, shape (n_row, n_group)
         """
-        if len(self._pointing_lmn) == 1:
+        if len(self._pointings.lmn) == 1:
             return self._gridder.visibilities(model, band.frequency_hz)
         pixel_y, pixel_x = self._brightest(model, band.vis.size)
         lmn = self._grid.directions(pixel_x.astype(np.float64), pixel_y.astype(np.float64))
@@ -114,7 +107,7 @@ class Predictor:
         vis = self._gridder.visibilities(rest, band.frequency_hz)
         inverse_wavelength = band.frequency_hz / SPEED_OF_LIGHT_M_S
         lmn1 = lmn - np.array([0.0, 0.0, 1.0])
-        _add_direct(vis, self._uvw_m, inverse_wavelength, lmn1, flux, self._pointing_of_row)
+        _add_direct(vis, self._uvw_m, inverse_wavelength, lmn1, flux, self._pointings.of_row)
         return vis
 
     def _brightest(self, model: NDArray[np.float32], n_vis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,14 +121,9 @@ class Predictor:
         self, lmn: NDArray[np.float64], frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Beam over its weighted mean, shape (n_component, n_pointing, n_chan), and that mean, shape (n_component,)."""
-        apart = separations_deg(lmn[:, None, :], self._pointing_lmn)
-        power = airy_power(apart[..., None], frequency_hz, self._dish_diameter_m)
-        share = np.stack(
-            [
-                np.bincount(self._pointing_of_row, weights=column, minlength=len(self._pointing_lmn))
-                for column in weights.T
-            ],
-            axis=-1,
-        )
+        apart = separations_deg(lmn[:, None, :], self._pointings.lmn)
+        power = airy_power(apart[..., None], frequency_hz, self._pointings.dish_diameter_m)
+        n_pointing, of_row = len(self._pointings.lmn), self._pointings.of_row
+        share = np.stack([np.bincount(of_row, weights=w, minlength=n_pointing) for w in weights.T], axis=-1)
         mean = np.einsum("kpc,pc->k", power, share / share.sum())
         return power / np.maximum(mean, 1e-12)[:, None, None], mean
