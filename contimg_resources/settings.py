@@ -57,7 +57,7 @@ class FlaggingSettings(_Section):
 
     threshold_scale: float = Field(1.0, gt=0.2, le=10, description="multiplies every threshold; below 1 flags more")
     level_ratio: float = Field(
-        4.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
+        2.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
     )
 
 

@@ -83,16 +83,16 @@ def _follow_edges(
     smooth: NDArray[np.float32],
     scratch: NDArray[np.float32],
 ) -> None:
-    """Replace the smooth level by each channel's median where the receiver's band ends, in its two outer blocks.
+    """Replace the smooth level by each channel's median where the receiver's band ends, in its three outer blocks.
 
     Straight lines cannot follow a roll-off, and with a bright source their error stands far above the noise.
     """
     n_time, n_chan = plane.shape
     for side in range(2):
         outer = smooth[0] if side == 0 else smooth[n_chan - 1]
-        if n_chan < 4 * width or outer > _ROLL_OFF * smooth[n_chan // 2]:
+        if n_chan < 6 * width or outer > _ROLL_OFF * smooth[n_chan // 2]:
             continue
-        for f in range(0, 2 * width) if side == 0 else range(n_chan - 2 * width, n_chan):
+        for f in range(3 * width) if side == 0 else range(n_chan - 3 * width, n_chan):
             n = 0
             for t in range(n_time):
                 if not bad[t, f]:

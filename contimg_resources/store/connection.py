@@ -154,10 +154,10 @@ class Store:
         """Writing connection inside one transaction: committed when the block ends, rolled back when it raises."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection(read_only=False) as connection, _named_errors(self.path):
-            is_new = _is_new(connection, self.path)
+            is_empty = _has_no_tables(connection, self.path)
             connection.begin()
             try:
-                if is_new:
+                if is_empty:
                     _create_tables(connection)
                 yield connection
             except BaseException:
@@ -272,7 +272,7 @@ def _in_partition(table: Table, frame: pl.DataFrame, partition_key: str) -> pl.D
     return frame
 
 
-def _is_new(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
+def _has_no_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
     """Whether a file has no tables yet; one of another version is refused. Outside a transaction, which it would abort."""
     try:
         # Asking the table itself takes a tenth of the time of asking the catalogue for it.
