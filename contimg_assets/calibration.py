@@ -17,6 +17,7 @@ from contimg_assets.calibration_registry import (
 )
 from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
 from contimg_assets.checks import calibration as checks
+from contimg_assets.checks.judgement import nothing_to_judge
 from contimg_assets.conventions import per_day, per_observation
 from contimg_assets.failures import dagster_failures
 from contimg_assets.observations import measurement_set
@@ -32,7 +33,9 @@ from contimg_resources.products import require
     output_required=False,
     **per_day("calibration", {"casa"}, code_version="1"),
 )
-def bandpass_table(context: dg.AssetExecutionContext, observatory: Observatory) -> Iterator[dg.MaterializeResult]:
+def bandpass_table(
+    context: dg.AssetExecutionContext, observatory: Observatory
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """One bandpass per day: complex gain of every antenna, receptor and channel, from a calibrator's transit.
 
     Solved per channel against the Perley-Butler (2017) model of the calibrator and the catalogue around it, seen
@@ -52,6 +55,7 @@ def bandpass_table(context: dg.AssetExecutionContext, observatory: Observatory) 
         transit = calibrator_transit(store, day)
         if transit is None:
             context.log.info(f"no calibrator transited on {day}: this day has no bandpass of its own")
+            yield from nothing_to_judge(checks.BANDPASS_TABLE)
             return
         vis = Visibilities(**read_measurement_set(require(products.measurement_set(transit["partition_key"]))))
         catalogue = products.read_parquet("reference_catalogue", None)

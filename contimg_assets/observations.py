@@ -10,6 +10,7 @@ import dagster as dg
 
 from contimg_assets.arrivals import raw_files_of
 from contimg_assets.checks import observations as checks
+from contimg_assets.checks.judgement import nothing_to_judge
 from contimg_assets.conventions import OBSERVATION_FRESHNESS, OBSERVERS, per_observation
 from contimg_assets.failures import dagster_failures
 from contimg_assets.partitions import observations
@@ -39,7 +40,9 @@ raw_visibilities = dg.AssetSpec(
     output_required=False,
     **per_observation("observations", {"measurementset", "casa"}, code_version="1"),
 )
-def measurement_set(context: dg.AssetExecutionContext, observatory: Observatory) -> Iterator[dg.MaterializeResult]:
+def measurement_set(
+    context: dg.AssetExecutionContext, observatory: Observatory
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """One flagged measurement set per observation, phased to the middle of the drift.
 
     Channels ascend over all sub-bands, baselines run from the lower to the higher antenna, uvw are recomputed for
@@ -59,6 +62,7 @@ def measurement_set(context: dg.AssetExecutionContext, observatory: Observatory)
         files = raw_files_of(partition_key, observatory)
         if not files:
             context.log.info(f"no observation began in window {partition_key}: nothing to do")
+            yield from nothing_to_judge(checks.MEASUREMENT_SET)
             return
         products.check_free_space(2 * sum(path.stat().st_size for path in files))
         telescope = observatory.telescope
