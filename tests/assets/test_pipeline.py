@@ -35,6 +35,7 @@ def assert_same(before: dict[str, pl.DataFrame], after: dict[str, pl.DataFrame])
         assert after[table].equals(rows), table
 
 
+@pytest.mark.timeout(1200)
 def test_everything_is_made_and_can_be_made_again(telescope):
     """All tables fill; a second run, and a run after a day was deleted, give the same rows."""
     _, field = make_everything(telescope)
