@@ -9,6 +9,7 @@ export DAGSTER_PORT PORTAL_PORT
 
 RUNTIME := $(VENV)/.installed-runtime
 TESTING := $(VENV)/.installed-test
+KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ PINS := pyproject.toml constraints.txt scripts/install.sh
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(RUNTIME) ## create .venv and install contimg with the tested versions
+install: $(KERNELS) ## create .venv and install contimg with the tested versions
 
 install-test: $(TESTING) ## the same with CASA and everything the tests need
 
@@ -35,13 +36,20 @@ $(TESTING): $(PINS)
 	scripts/install.sh test,casa
 	@touch $@ $(RUNTIME)
 
-demo: $(RUNTIME) ## simulated campaign through the whole platform; DEMO_EXIT=1 stops after the last asset
+# A kernel is not compiled anew when one of another file that it calls has changed: all are, whenever science has.
+$(KERNELS): scripts/compile_kernels.py $(shell find contimg_assets/science contimg_resources -name '*.py') | $(RUNTIME)
+	@echo "Compiling the numerical kernels (about two minutes, once)" >&2
+	@mkdir -p .contimg
+	$(BIN)/python scripts/compile_kernels.py >.contimg/compile_kernels.log 2>&1 || { tail -n 20 .contimg/compile_kernels.log >&2; exit 1; }
+	@touch $@
+
+demo: $(KERNELS) ## simulated campaign through the whole platform; DEMO_EXIT=1 stops after the last asset
 	$(BIN)/python demo/run.py
 
-start: $(RUNTIME) ## the platform on your own data: Dagster on DAGSTER_PORT, portal on PORTAL_PORT
+start: $(KERNELS) ## the platform on your own data: Dagster on DAGSTER_PORT, portal on PORTAL_PORT
 	scripts/start.sh
 
-test: $(TESTING) ## all tests, services included
+test: $(TESTING) $(KERNELS) ## all tests, services included
 	scripts/install_services.sh
 	@mkdir -p .contimg
 	$(BIN)/pytest -n 2 --dist loadfile --junitxml=.contimg/test-results.xml --durations=10
@@ -56,7 +64,7 @@ format: $(TESTING) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(TESTING) ## side-by-side benchmarks, written to benchmarks/results
+bench: $(TESTING) $(KERNELS) ## side-by-side benchmarks, written to benchmarks/results
 	@for name in $$($(BIN)/contimg bench list); do $(BIN)/contimg bench "$$name" || exit 1; done
 
 clean: ## remove the environment and caches; data in .contimg stay

@@ -70,7 +70,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         tables = [
             Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
         ]
-        calibrated = apply_solutions(vis, tables)
+        calibrated = apply_solutions(vis, tables, n_threads=observatory.settings.threads)
         catalogue = products.read_parquet("reference_catalogue", None)
         apart = separation_deg(
             vis.phase_centre_ra_deg,

@@ -85,6 +85,7 @@ def image_pair(
     norm = AsinhNorm(linear_width=4.0 * sigma, vmin=-4.0 * sigma, vmax=brightest)
 
     def draw(figure: Figure) -> None:
+        figure.subplots_adjust(top=0.86)
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, data, name in zip(panels, (plane.dirty, plane.restored), ("dirty", "restored"), strict=True):
             extent = (half_x, -half_x, -half_y, half_y)
@@ -178,7 +179,7 @@ def bandpass_plot(solutions: Solutions) -> bytes:
         panels[0, 0].set_ylabel("gain amplitude")
         panels[1, 0].set_ylabel("gain phase (deg)")
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+        figure.legend(handles, labels, loc="upper right", ncols=len(labels))
 
     return render_png(draw, height_inch=5.2)
 
@@ -207,7 +208,7 @@ def gain_plot(solutions: Solutions) -> bytes:
         )
         above.set_ylabel("gain amplitude")
         above.set_ylim(bottom=0.0)
-        figure.legend(loc="outside upper right", ncols=len(solutions.correlations))
+        figure.legend(loc="upper right", ncols=len(solutions.correlations))
         below.set_ylabel("gain phase (deg)")
         below.set_yticks([-180, -90, 0, 90, 180])
         below.set_xlabel("antenna")
@@ -254,6 +255,7 @@ def flagging_waterfall(visibilities: Visibilities) -> bytes:
     elapsed_d = visibilities.time_mjd[-1] - visibilities.time_mjd[0] + float(visibilities.exposure_s[-1]) / 86_400.0
 
     def draw(figure: Figure) -> None:
+        figure.subplots_adjust(hspace=0.42)
         above, below = figure.subplots(2, 1, height_ratios=(3, 2))
         extent = (lowest_mhz, highest_mhz, elapsed_d * 1440.0, 0.0)
         shown = above.imshow(waterfall, aspect="auto", cmap="cividis", vmin=0.0, vmax=1.0, extent=extent)

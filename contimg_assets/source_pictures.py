@@ -64,7 +64,7 @@ def flux_ratio_plot(measured: pl.DataFrame, *, title: str = "") -> bytes:
         references = usable.filter("is_reference")
         median = (references if references.height else usable)["ratio"].median()
         axes.axhline(float(str(median)), color=BLUE, linestyle="--", label=f"median {float(str(median)):.3f}")
-        axes.set_xscale("log")
+        _logarithmic(axes, "x")
         low, high = np.quantile(usable["ratio"], [0.05, 0.95])
         margin = max(0.25, 0.5 * float(high - low))
         axes.set_ylim(min(float(low), 1.0) - margin, max(float(high), 1.0) + margin)
@@ -89,6 +89,7 @@ def light_curve_plot(points: pl.DataFrame, fits: pl.DataFrame | None = None, *, 
     colours = band_colours(bands)
 
     def draw(figure: Figure) -> None:
+        figure.subplots_adjust(top=1.0 - 0.55 / figure.get_figheight(), hspace=0.3)
         panels = figure.subplots(max(len(bands), 1), 1, sharex=True, squeeze=False)[:, 0]
         if not bands:
             say_instead(panels[0], "no measurement of this source")
@@ -109,7 +110,7 @@ def light_curve_plot(points: pl.DataFrame, fits: pl.DataFrame | None = None, *, 
             axes.set_title("full band" if band == "full" else band, fontsize=9, pad=2)
             axes.margins(x=0.02, y=0.12)
         if fits is not None and bands:
-            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right")
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right")
         panels[-1].set_xlabel("MJD (UTC, days)")
         figure.supylabel("flux density (Jy)", fontsize=10)
         figure.suptitle(title, fontsize=10.5)
@@ -146,14 +147,25 @@ def eta_v_plane(statistics: pl.DataFrame, candidates: Collection[str] = ()) -> b
         others, named = usable.filter(~chosen), usable.filter(chosen)
         axes.plot(others["eta"], others["modulation_index"], "o", color=BLUE, markersize=4, alpha=0.7, label="sources")
         axes.plot(named["eta"], named["modulation_index"], "*", color=VERMILLION, markersize=11, label="candidates")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _logarithmic(axes, "x", "y")
         _name_points(axes, named)
         axes.set_title(f"{usable.height} sources, {named.height} candidates")
         axes.legend(loc="upper left")
         axes.margins(x=0.12, y=0.12)
 
     return render_png(draw, height_inch=4.6)
+
+
+def _logarithmic(axes: Axes, *which: str) -> None:
+    """Logarithmic axes whose ticks are plain numbers: typeset powers of ten cost more than the rest of the picture."""
+    from matplotlib.ticker import LogLocator
+
+    for name in which:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
 
 
 def _name_points(axes: Axes, named: pl.DataFrame) -> None:

@@ -20,7 +20,7 @@ of 1 Jy: relative until calibration gives the scale.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
@@ -33,13 +33,14 @@ from contimg_assets.science.coordinates import (
 )
 from contimg_assets.science.errors import DataError
 from contimg_assets.science.raw_observation import RawObservation
+from contimg_assets.science.threads import in_threads, slices
 from contimg_assets.science.visibilities import Visibilities
 
 _UNIFORM_STEP_HZ = 1e-3
 """Channel spacings that differ by less count as equal: 1e-3 Hz over 768 channels and 1 us of delay is 5e-6 rad."""
 
 
-def to_visibilities(raw: RawObservation) -> Visibilities:
+def to_visibilities(raw: RawObservation, *, n_threads: int = 0) -> Visibilities:
     """Phase an observation to its own centre and give it baseline coordinates.
 
     Parameters
@@ -47,6 +48,8 @@ def to_visibilities(raw: RawObservation) -> Visibilities:
     raw : RawObservation
         Drift data are phased in place: ``raw.vis`` and the result share memory, and ``raw`` must not be used again. Data
         that already follow a phase centre (finite ``phase_centre_ra_deg``) keep their phases.
+    n_threads : int
+        0 for all cores.
 
     Returns
     -------
@@ -71,8 +74,11 @@ def to_visibilities(raw: RawObservation) -> Visibilities:
         centre_ra, centre_dec = meridian_icrs(raw.pointing_dec_deg, middle_mjd, raw.site_itrf_m)
         ra_deg, dec_deg = float(centre_ra[0]) % 360.0, float(centre_dec[0])
         pointing_ra_deg, pointing_dec_deg = meridian_icrs(raw.pointing_dec_deg, raw.time_mjd, raw.site_itrf_m)
-        _rotate(
-            vis, _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), raw.frequency_hz, _restarts(raw.frequency_hz)
+        delay_s, restart = _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), _restarts(raw.frequency_hz)
+        in_threads(
+            lambda rows: _rotate(vis[rows], delay_s[rows], raw.frequency_hz, restart),
+            slices(n_row, n_threads),
+            n_threads,
         )
     basis = phase_centre_basis_itrf(ra_deg, dec_deg, raw.time_mjd, raw.site_itrf_m)
     uvw_m = baseline_uvw_m(raw.antenna_positions_m, raw.antenna1, raw.antenna2, basis)
@@ -146,7 +152,7 @@ def _restarts(frequency_hz: NDArray[np.float64]) -> NDArray[np.bool_]:
     return restart
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _rotate(
     vis: NDArray[np.complex64],
     delay_s: NDArray[np.float64],
@@ -156,7 +162,7 @@ def _rotate(
     """Multiply ``vis`` (row, chan, corr) in place by exp(-2 pi i nu delay)."""
     n_row, n_chan, n_corr = vis.shape
     step_hz = frequency_hz[min(1, n_chan - 1)] - frequency_hz[0]
-    for row in prange(n_row):
+    for row in range(n_row):
         step = np.exp(-2j * np.pi * step_hz * delay_s[row])
         phasor = step
         for chan in range(n_chan):

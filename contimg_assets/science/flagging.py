@@ -14,13 +14,10 @@ block medians do for bands of 188 MHz); flagging by cross-hand power, which the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +31,7 @@ from contimg_assets.science.antenna_health import (
 from contimg_assets.science.errors import DataError, NotEnoughDataError
 from contimg_assets.science.interference import TimeBlock, antenna_means, flag_common, flag_from_autos, split_times
 from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_baselines
+from contimg_assets.science.threads import in_threads, slices
 from contimg_assets.science.visibilities import Visibilities
 
 _MEDIAN_CHANNELS = 96
@@ -68,9 +66,11 @@ class FlagSettings:
     """Typical coherence, in standard deviations, needed to judge receptors by it."""
     n_subbands: int = 16
     """Blocks of channels in the report."""
+    n_threads: int = 0
+    """0 for all cores."""
 
     def __post_init__(self) -> None:
-        positive = {name: value for name, value in asdict(self).items() if not value > 0}
+        positive = {name: value for name, value in asdict(self).items() if not value > 0 and name != "n_threads"}
         if positive or self.level_ratio <= 1.0:
             raise DataError(
                 "flagging thresholds",
@@ -141,7 +141,7 @@ def flag_visibilities(
     account = _Account(vis.flags)
     account.book("already_flagged")
     blocks = split_times(vis.time_mjd, vis.antenna1, vis.antenna2, vis.n_antennas)
-    statistics = [_scan(vis, block) for block in blocks]
+    statistics = [_scan(vis, block, settings.n_threads) for block in blocks]
     account.book("zero_or_not_finite")
 
     antennas = vis.existing_antennas
@@ -156,21 +156,22 @@ def flag_visibilities(
 
     sigma = WINDOW_SIGMA * settings.threshold_scale
     if autos is not None and active_antennas is not None:
-        flag_from_autos(vis, blocks, autos, active_antennas, sigma, settings.auto_min_scatter)
+        flag_from_autos(vis, blocks, autos, active_antennas, sigma, settings.auto_min_scatter, settings.n_threads)
         account.book("autocorrelation")
     bursts = (settings.burst_sigma, settings.common_burst_excess)
     for block, found in zip(blocks, statistics, strict=True):
-        means = antenna_means(vis.vis, vis.flags, block, found.level, antennas)
+        means = antenna_means(vis.vis, vis.flags, block, found.level, antennas, settings.n_threads)
         flag_common(vis.flags, block, means, sigma, settings.min_scatter, bursts)
     account.book("interference_common")
     for block in blocks:
-        _in_threads(
-            lambda rows: flag_baselines(
-                vis.vis, vis.flags, rows, _bandpass_block(vis), sigma, settings.min_scatter,
+
+        def search(part: slice, block: TimeBlock = block) -> None:
+            flag_baselines(
+                vis.vis, vis.flags, block.rows[part], _bandpass_block(vis), sigma, settings.min_scatter,
                 (settings.burst_sigma, settings.burst_excess), 0,
-            ),
-            block.rows,
-        )  # fmt: skip
+            )  # fmt: skip
+
+        in_threads(search, slices(block.rows.shape[0], settings.n_threads), settings.n_threads)
     account.book("interference_baseline")
     return _report(vis, account, antennas, dead, noisy, settings)
 
@@ -194,15 +195,7 @@ def _bandpass_block(vis: Visibilities) -> int:
     return int(np.clip(vis.frequency_hz.size // 24, 8, 32))
 
 
-def _in_threads(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64]) -> None:
-    """Run compiled work, which releases the GIL, on slices of the baselines."""
-    n_threads = int(numba.config.NUMBA_NUM_THREADS)
-    with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(work, np.array_split(rows, min(8 * n_threads, rows.shape[0]))):
-            pass
-
-
-def _scan(vis: Visibilities, block: TimeBlock) -> BaselineStatistics:
+def _scan(vis: Visibilities, block: TimeBlock, n_threads: int) -> BaselineStatistics:
     shape = (block.rows.shape[0], vis.vis.shape[2])
     statistics = BaselineStatistics(
         level=np.full(shape, np.nan, dtype=np.float32),
@@ -212,14 +205,13 @@ def _scan(vis: Visibilities, block: TimeBlock) -> BaselineStatistics:
     )
     thin = max(1, vis.frequency_hz.size // _MEDIAN_CHANNELS)
 
-    def scan(index: NDArray[np.int64]) -> None:
-        part = slice(int(index[0]), int(index[-1]) + 1)
+    def scan(part: slice) -> None:
         scan_baselines(
             vis.vis, vis.flags, block.rows[part], thin, statistics.level[part], statistics.coherence[part],
             statistics.good_fraction[part], statistics.n_pairs[part],
         )  # fmt: skip
 
-    _in_threads(scan, np.arange(shape[0]))
+    in_threads(scan, slices(shape[0], n_threads), n_threads)
     return statistics
 
 

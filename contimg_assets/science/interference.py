@@ -11,16 +11,15 @@ antenna and hides interference that all receive with different gains (recall of 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numba
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from contimg_assets.science.sum_threshold import flag_plane
+from contimg_assets.science.threads import in_threads
 from contimg_assets.science.visibilities import Visibilities
 
 _MAX_INTEGRATIONS = 32
@@ -73,18 +72,18 @@ def antenna_means(
     block: TimeBlock,
     level: NDArray[np.float32],
     antennas: NDArray[np.int32],
+    n_threads: int,
 ) -> NDArray[np.float32]:
     """Mean relative amplitude of each antenna's baselines, shape (n_antenna, n_time, n_chan, n_corr), NaN if none."""
     n_time, (_, n_chan, n_corr) = block.rows.shape[1], vis.shape
     total = np.zeros((n_time, antennas.size, n_chan, n_corr), dtype=np.float32)
     count = np.zeros(total.shape, dtype=np.float32)
     first, second = np.searchsorted(antennas, block.antenna1), np.searchsorted(antennas, block.antenna2)
-    with ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS)) as pool:
-        for _ in pool.map(
-            lambda t: _sum_by_antenna(vis, flags, block.rows[:, t], level, first, second, total[t], count[t]),
-            range(n_time),
-        ):
-            pass
+    in_threads(
+        lambda t: _sum_by_antenna(vis, flags, block.rows[:, t], level, first, second, total[t], count[t]),
+        range(n_time),
+        n_threads,
+    )
     with np.errstate(invalid="ignore"):
         total /= count
     return np.moveaxis(total, 1, 0)
@@ -174,6 +173,7 @@ def flag_from_autos(
     active: NDArray[np.int32],
     window_sigma: NDArray[np.float64],
     min_scatter: float,
+    n_threads: int,
 ) -> None:
     """Flag times and channels in which an antenna's own power, or that of most antennas, is out of line.
 
@@ -203,9 +203,7 @@ def flag_from_autos(
                 )
                 bad[:, antenna, :, corr] = outlier & ~missing
 
-        with ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS)) as pool:
-            for _ in pool.map(search, range(active.size)):
-                pass
+        in_threads(search, range(active.size), n_threads)
         everywhere = bad.mean(axis=1) > 0.5
         for t in range(block.rows.shape[1]):
             if not bad[t].any():

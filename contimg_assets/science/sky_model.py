@@ -15,7 +15,6 @@ positions into an approximation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from contimg_assets.science.coordinates import direction_cosines, separation_deg
 from contimg_assets.science.errors import DataError, NotEnoughDataError
 from contimg_assets.science.flux_calibrators import find_calibrator
 from contimg_assets.science.primary_beam import airy_power
+from contimg_assets.science.threads import in_threads
 from contimg_assets.science.visibilities import Visibilities
 
 REFERENCE_FREQUENCY_HZ = 1.4e9
@@ -198,11 +198,6 @@ def brightest(model: SkyModel, vis: Visibilities, *, fraction: float) -> SkyMode
     return model.select(np.sort(order[:n_kept]))
 
 
-def thread_count(n_threads: int) -> int:
-    """Threads to use; 0 means as many as numba would."""
-    return n_threads if n_threads > 0 else int(numba.get_num_threads())
-
-
 def predict_rows(
     model: SkyModel,
     vis: Visibilities,
@@ -246,8 +241,7 @@ def predict(model: SkyModel, vis: Visibilities, *, primary_beam: bool, n_threads
         amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=primary_beam)
         predicted[rows] = predict_rows(model, vis, rows, vis.frequency_hz, amplitude_jy)
 
-    with ThreadPoolExecutor(thread_count(n_threads)) as pool:
-        list(pool.map(fill, (rows for _, rows in rows_by_time(vis))))
+    in_threads(fill, (rows for _, rows in rows_by_time(vis)), n_threads)
     return predicted
 
 

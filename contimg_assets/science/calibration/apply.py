@@ -10,7 +10,6 @@ Works in place: no second array of the size of the data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from contimg_assets.science.calibration.interpolation import gains_at, map_solutions, receptors
 from contimg_assets.science.calibration.solutions import Solutions
 from contimg_assets.science.errors import DataError
-from contimg_assets.science.sky_model import rows_by_time, thread_count
+from contimg_assets.science.sky_model import rows_by_time
+from contimg_assets.science.threads import in_threads
 from contimg_assets.science.visibilities import Visibilities
 
 
@@ -67,8 +67,7 @@ def apply_solutions(vis: Visibilities, solutions: Sequence[Solutions], *, n_thre
         antennas = (vis.antenna1, vis.antenna2)
         _divide(vis.vis, vis.flags, vis.weights, rows, antennas, feeds, inverse, scale)
 
-    with ThreadPoolExecutor(thread_count(n_threads)) as pool:
-        list(pool.map(calibrate, rows_by_time(vis)))
+    in_threads(calibrate, rows_by_time(vis), n_threads)
     return vis
 
 

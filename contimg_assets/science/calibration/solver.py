@@ -14,7 +14,6 @@ Marquardt on all antennas, which costs n^3 per step and finds the same minimum.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.calibration.solutions import SolveSettings
 from contimg_assets.science.calibration.statistics import BaselineStatistics
-from contimg_assets.science.sky_model import thread_count
+from contimg_assets.science.threads import in_threads, slices
 
 _RAYLEIGH_MEDIAN = 1.1774100225154747
 """Median of the modulus of a complex normal number in units of the deviation of one component, sqrt(2 ln 2)."""
@@ -105,14 +104,12 @@ def solve_problems(
     sums = tuple(np.ascontiguousarray(s.transpose(2, 3, 0, 1)) for s in (statistics.cross, statistics.power))
     antennas = (statistics.antenna1, statistics.antenna2)
 
-    def run(chunk: NDArray[np.int64]) -> None:
-        for k in chunk:
+    def run(part: slice) -> None:
+        for k in range(part.start, part.stop):
             t0, t1, k0, k1, p = domains[k]
             _solve_one([s[k0:k1, p, t0:t1] for s in sums], antennas, controls, solved, k)
 
-    n_threads = thread_count(settings.n_threads)
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(run, np.array_split(np.arange(len(domains)), 4 * n_threads)))
+    in_threads(run, slices(len(domains), settings.n_threads), settings.n_threads)
     return solved
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
@@ -29,8 +28,8 @@ from contimg_assets.science.sky_model import (
     brightest,
     predict_rows,
     rows_by_time,
-    thread_count,
 )
+from contimg_assets.science.threads import in_threads, thread_count
 from contimg_assets.science.visibilities import Visibilities
 
 
@@ -104,21 +103,18 @@ def accumulate_statistics(
     n_threads = thread_count(settings.n_threads)
     # Each thread owns some baselines, so that no two ever add to the same cell.
     bounds = np.linspace(0, len(baselines), n_threads + 1).astype(np.int64)
-    with ThreadPoolExecutor(n_threads) as pool:
-        for (time_mjd, rows), cell in zip(rows_by_time(vis), cell_of_time, strict=True):
-            amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=settings.primary_beam)[:, channels]
-            gains = gains_at(mapped, vis, time_mjd)
-            shares = [
-                rows[(slot[rows] >= a) & (slot[rows] < b) & long_enough[rows]] for a, b in itertools.pairwise(bounds)
-            ]
-            sums = (statistics.cross[cell], statistics.power[cell])
+    for (time_mjd, rows), cell in zip(rows_by_time(vis), cell_of_time, strict=True):
+        amplitude_jy = amplitudes(model, vis, int(rows[0]), primary_beam=settings.primary_beam)[:, channels]
+        gains = gains_at(mapped, vis, time_mjd)
+        shares = [rows[(slot[rows] >= a) & (slot[rows] < b) & long_enough[rows]] for a, b in itertools.pairwise(bounds)]
+        sums = (statistics.cross[cell], statistics.power[cell])
 
-            def add(share: NDArray[np.int64]) -> None:
-                predicted = predict_rows(model, vis, share, frequency_hz, amplitude_jy)  # noqa: B023
-                data = (vis.vis, vis.flags, vis.weights, vis.antenna1, vis.antenna2)
-                _accumulate(share, data, predicted, gains, (hands, slot, channels, block_of_channel), sums)  # noqa: B023
+        def add(share: NDArray[np.int64]) -> None:
+            predicted = predict_rows(model, vis, share, frequency_hz, amplitude_jy)  # noqa: B023
+            data = (vis.vis, vis.flags, vis.weights, vis.antenna1, vis.antenna2)
+            _accumulate(share, data, predicted, gains, (hands, slot, channels, block_of_channel), sums)  # noqa: B023
 
-            list(pool.map(add, shares))
+        in_threads(add, shares, n_threads)
     if not np.any(statistics.power > 0.0):
         raise NotEnoughDataError(
             f"no data to solve on in {vis.source_name or vis.field_name}",

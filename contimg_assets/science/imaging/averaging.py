@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.errors import NotEnoughDataError
+from contimg_assets.science.threads import in_threads, slices
 from contimg_assets.science.visibilities import Visibilities
 
 _PARALLEL_HANDS = ("XX", "YY", "RR", "LL", "I")
@@ -55,7 +57,7 @@ def channel_groups(
     return groups
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _average(
     vis: NDArray[np.complex64],
     flags: NDArray[np.bool_],
@@ -65,7 +67,7 @@ def _average(
     out_vis: NDArray[np.complex64],
     out_weights: NDArray[np.float32],
 ) -> None:
-    for row in numba.prange(vis.shape[0]):
+    for row in range(vis.shape[0]):
         for group in range(starts.size - 1):
             total, weight_sum = 0j, 0.0
             for chan in range(starts[group], starts[group + 1]):
@@ -80,7 +82,9 @@ def _average(
                 out_weights[row, group] = weight_sum
 
 
-def average_to_stokes_i(vis: Visibilities, *, n_bands: int, factor: int) -> tuple[BandVisibilities, ...]:
+def average_to_stokes_i(
+    vis: Visibilities, *, n_bands: int, factor: int, n_threads: int = 0
+) -> tuple[BandVisibilities, ...]:
     """Average parallel hands and groups of channels.
 
     Parameters
@@ -91,6 +95,8 @@ def average_to_stokes_i(vis: Visibilities, *, n_bands: int, factor: int) -> tupl
         Bands of equal numbers of channels.
     factor : int
         Channels per group.
+    n_threads : int
+        0 for all cores.
 
     Returns
     -------
@@ -107,7 +113,13 @@ def average_to_stokes_i(vis: Visibilities, *, n_bands: int, factor: int) -> tupl
     for index, starts in enumerate(channel_groups(vis.frequency_hz, vis.channel_width_hz, n_bands, factor)):
         shape = (vis.vis.shape[0], starts.size - 1)
         out_vis, out_weights = np.zeros(shape, dtype=np.complex64), np.zeros(shape, dtype=np.float32)
-        _average(vis.vis, vis.flags, vis.weights, hands, starts, out_vis, out_weights)
+
+        def average(
+            rows: slice, starts: NDArray[np.int64] = starts, out: tuple[NDArray[Any], ...] = (out_vis, out_weights)
+        ) -> None:
+            _average(vis.vis[rows], vis.flags[rows], vis.weights[rows], hands, starts, out[0][rows], out[1][rows])
+
+        in_threads(average, slices(shape[0], n_threads), n_threads)
         if out_weights.any():
             channels = vis.frequency_hz[starts[0] : starts[-1]]
             centres = np.add.reduceat(channels, starts[:-1] - starts[0]) / np.diff(starts)

@@ -176,7 +176,8 @@ def deconvolve(
     previous_peak = np.inf
     while state.n_major_cycles < settings.max_major_cycles and state.n_components < settings.max_iterations:
         joint = state.joint(state.residual)
-        rms = estimate_noise(joint, box_pixels=settings.noise_box_beams * beam_pixels).rms
+        box_pixels = settings.noise_box_beams * beam_pixels
+        rms = estimate_noise(joint, box_pixels=box_pixels, n_threads=settings.n_threads).rms
         stop = settings.stop_sigma * float(np.median(rms[::16, ::16]))
         floor = _SIDELOBE_SAFETY * sidelobes * float(np.abs(joint).max())
         grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, _MASK_RADIUS_BEAMS * beam_pixels)

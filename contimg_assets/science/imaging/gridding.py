@@ -30,6 +30,7 @@ class Gridder:
         bend = uvw_m[:, 2] - geometry.slant_u * uvw_m[:, 0] - geometry.slant_v * uvw_m[:, 1]
         self._uvw_m = np.stack([uvw_m[:, 1], uvw_m[:, 0], bend], axis=-1)
         self._geometry = geometry
+        self.n_threads = n_threads
         self._options = {
             "pixsize_x": geometry.cell_rad,
             "pixsize_y": geometry.cell_rad,

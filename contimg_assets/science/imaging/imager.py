@@ -108,6 +108,7 @@ def _survey(
         [np.repeat(row_weights[:, None].astype(np.float32), frequency_hz.size, axis=1)],
         robust=settings.robust,
         field_rad=field_rad,
+        n_threads=settings.n_threads,
     )[0]
     survey = geometry.survey_uv(vis.uvw_m, frequency_hz, weights)
     fine = geometry.beam_patch(survey, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
@@ -145,13 +146,16 @@ def make_images(
         If the restoring beam cannot be fitted.
     """
     plan = plan_images(vis, settings)
-    bands = averaging.average_to_stokes_i(vis, n_bands=settings.n_bands, factor=plan.averaging_factor)
+    bands = averaging.average_to_stokes_i(
+        vis, n_bands=settings.n_bands, factor=plan.averaging_factor, n_threads=settings.n_threads
+    )
     weights = weighting.imaging_weights(
         vis.uvw_m,
         [band.frequency_hz for band in bands],
         [band.weights for band in bands],
         robust=settings.robust,
         field_rad=plan.field_rad,
+        n_threads=settings.n_threads,
     )
     gridder = Gridder(vis.uvw_m, plan.grid, epsilon=settings.epsilon, n_threads=settings.n_threads)
     state = clean.start(bands, weights, gridder, (plan.grid.n_y, plan.grid.n_x))
@@ -256,7 +260,7 @@ def _plane(
 ) -> ImagePlane:
     beam = restore.fit_restoring_beam(parts.psf, cell_arcsec)
     box_pixels = settings.noise_box_beams * beam.mean_arcsec / cell_arcsec
-    noise = estimate_noise(parts.residual, box_pixels=box_pixels)
+    noise = estimate_noise(parts.residual, box_pixels=box_pixels, n_threads=settings.n_threads)
     in_field = parts.primary_beam >= settings.field_level
     return ImagePlane(
         name=name,

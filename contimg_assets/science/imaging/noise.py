@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
+from contimg_assets.science.threads import in_threads, slices
 
 _CLIP_SIGMA = 3.0
 _CLIPPED_STD = 0.98661
@@ -65,14 +66,19 @@ def _clipped_statistics(sample: NDArray[np.float32]) -> tuple[float, float]:
     return float(centre), float(sigma)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _mesh_statistics(
-    image: NDArray[np.float32], edges_y: NDArray[np.int64], edges_x: NDArray[np.int64], stride: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n_box_y, n_box_x = edges_y.size - 1, edges_x.size - 1
-    background = np.full((n_box_y, n_box_x), np.nan)
-    rms = np.full((n_box_y, n_box_x), np.nan)
-    for index in numba.prange(n_box_y * n_box_x):
+    image: NDArray[np.float32],
+    edges_y: NDArray[np.int64],
+    edges_x: NDArray[np.int64],
+    stride: int,
+    boxes: tuple[int, int],
+    background: NDArray[np.float64],
+    rms: NDArray[np.float64],
+) -> None:
+    """Fill the statistics of boxes first to last - 1, counted along rows of boxes."""
+    n_box_x = edges_x.size - 1
+    for index in range(boxes[0], boxes[1]):
         j, i = index // n_box_x, index % n_box_x
         box = image[edges_y[j] : edges_y[j + 1] : stride, edges_x[i] : edges_x[i + 1] : stride]
         sample = np.empty(box.size, dtype=np.float32)
@@ -84,7 +90,6 @@ def _mesh_statistics(
                     count += 1
         if count >= _MIN_SAMPLES:
             background[j, i], rms[j, i] = _clipped_statistics(sample[:count])
-    return background, rms
 
 
 @numba.njit(cache=True, nogil=True)
@@ -125,7 +130,7 @@ def _box_edges(n_pixel: int, box_pixels: float) -> NDArray[np.int64]:
     return np.round(np.linspace(0, n_pixel, n_box + 1)).astype(np.int64)
 
 
-def estimate_noise(image: NDArray[np.float32], *, box_pixels: float) -> NoiseMaps:
+def estimate_noise(image: NDArray[np.float32], *, box_pixels: float, n_threads: int = 0) -> NoiseMaps:
     """Local rms and background of an image.
 
     Parameters
@@ -134,6 +139,8 @@ def estimate_noise(image: NDArray[np.float32], *, box_pixels: float) -> NoiseMap
         Any units; NaN = blank. Sources should cover a minor part of each box.
     box_pixels : float
         Side of a mesh box, pixels; 20 to 30 restoring beams is a good choice. Boxes are adjusted to fit the image.
+    n_threads : int
+        0 for all cores.
 
     Returns
     -------
@@ -142,7 +149,13 @@ def estimate_noise(image: NDArray[np.float32], *, box_pixels: float) -> NoiseMap
     image = np.asarray(image, dtype=np.float32)
     edges_y, edges_x = _box_edges(image.shape[0], box_pixels), _box_edges(image.shape[1], box_pixels)
     stride = 2 if box_pixels >= 40 else 1
-    background, rms = (_fill_empty_boxes(m) for m in _mesh_statistics(image, edges_y, edges_x, stride))
+    meshes = np.full((2, edges_y.size - 1, edges_x.size - 1), np.nan)
+    in_threads(
+        lambda part: _mesh_statistics(image, edges_y, edges_x, stride, (part.start, part.stop), meshes[0], meshes[1]),
+        slices(meshes[0].size, n_threads),
+        n_threads,
+    )
+    background, rms = (_fill_empty_boxes(mesh) for mesh in meshes)
     position_y, position_x = (
         np.interp(np.arange(n), 0.5 * (e[:-1] + e[1:] - 1), np.arange(e.size - 1)).astype(np.float32)
         for n, e in zip(image.shape, (edges_y, edges_x), strict=True)

@@ -23,6 +23,7 @@ from contimg_assets.science.imaging.drift_beam import Pointings, separations_deg
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.primary_beam import airy_power
+from contimg_assets.science.threads import in_threads, slices
 
 _MOST_COMPONENTS = 128
 _MOST_TERMS = 1e9
@@ -31,7 +32,7 @@ _LEAST_POWER = 0.05
 """Where the mean beam is below this, relative changes of the beam are not known well enough to use."""
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _add_direct(
     vis: NDArray[np.complex64],
     uvw_m: NDArray[np.float64],
@@ -42,7 +43,7 @@ def _add_direct(
 ) -> None:
     """Add components with flux (n_pointing, n_chan, n_component) at (l, m, n - 1) to visibilities."""
     n_chan, n_component = inverse_wavelength.size, lmn1.shape[0]
-    for row in numba.prange(vis.shape[0]):
+    for row in range(vis.shape[0]):
         pointing = pointing_of_row[row]
         # Phases in double precision; turned from channel to channel in single precision, many components at once.
         angle = 2.0 * np.pi * (lmn1 @ uvw_m[row])
@@ -107,7 +108,13 @@ class Predictor:
         vis = self._gridder.visibilities(rest, band.frequency_hz)
         inverse_wavelength = band.frequency_hz / SPEED_OF_LIGHT_M_S
         lmn1 = lmn - np.array([0.0, 0.0, 1.0])
-        _add_direct(vis, self._uvw_m, inverse_wavelength, lmn1, flux, self._pointings.of_row)
+        in_threads(
+            lambda rows: _add_direct(
+                vis[rows], self._uvw_m[rows], inverse_wavelength, lmn1, flux, self._pointings.of_row[rows]
+            ),
+            slices(len(vis), self._gridder.n_threads),
+            self._gridder.n_threads,
+        )
         return vis
 
     def _brightest(self, model: NDArray[np.float32], n_vis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

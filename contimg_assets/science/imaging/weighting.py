@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
+from contimg_assets.science.threads import in_threads, slices
 
 
 @numba.njit(cache=True, nogil=True)
@@ -42,7 +43,7 @@ def _uv_density(
             density[j, i] += weights[row, chan]
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _divide_by_density(
     uvw_m: NDArray[np.float64],
     inverse_wavelength: NDArray[np.float64],
@@ -53,7 +54,7 @@ def _divide_by_density(
     out: NDArray[np.float32],
 ) -> None:
     n_u = density.shape[1] // 2
-    for row in numba.prange(uvw_m.shape[0]):
+    for row in range(uvw_m.shape[0]):
         u, v = uvw_m[row, 0] * cells_per_wavelength[0], uvw_m[row, 1] * cells_per_wavelength[1]
         if v < 0:
             u, v = -u, -v
@@ -70,6 +71,7 @@ def imaging_weights(
     *,
     robust: float,
     field_rad: tuple[float, float],
+    n_threads: int = 0,
 ) -> list[NDArray[np.float32]]:
     """Briggs weights of the visibilities of one or several bands, which share the density grid.
 
@@ -85,6 +87,8 @@ def imaging_weights(
         Robustness, -2 to 2.
     field_rad : tuple of float
         Field of view along RA and declination, rad: the reciprocal of the cell of the density grid.
+    n_threads : int
+        0 for all cores.
 
     Returns
     -------
@@ -102,6 +106,15 @@ def imaging_weights(
     factors = []
     for scale, band in zip(scales, weights, strict=True):
         out = np.empty_like(band)
-        _divide_by_density(uvw_m, scale, band, field_rad, density, f_squared, out)
+
+        def divide(
+            rows: slice,
+            scale: NDArray[np.float64] = scale,
+            band: NDArray[np.float32] = band,
+            out: NDArray[np.float32] = out,
+        ) -> None:
+            _divide_by_density(uvw_m[rows], scale, band[rows], field_rad, density, f_squared, out[rows])
+
+        in_threads(divide, slices(len(uvw_m), n_threads), n_threads)
         factors.append(out)
     return factors

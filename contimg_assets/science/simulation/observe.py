@@ -12,9 +12,7 @@ the imaging it is to test.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numba
 import numpy as np
@@ -41,6 +39,7 @@ from contimg_assets.science.simulation.instrument import (
 )
 from contimg_assets.science.simulation.sky import Source
 from contimg_assets.science.simulation.variability import Variability
+from contimg_assets.science.threads import in_threads, slices
 
 N_SUBBANDS = 16
 """Sub-bands of the correlator; number 0 is the highest in frequency."""
@@ -239,16 +238,12 @@ def _observe_sky(
     """
     geometry = (prepared.antenna_delay_s, prepared.antenna_rate)
     per_channel = np.ascontiguousarray(fluxes_jy.transpose(0, 2, 1))
-    cuts = np.linspace(0, vis.shape[0] * vis.shape[1], numba.get_num_threads() + 1).astype(np.int64).tolist()
-    with ThreadPoolExecutor() as threads:
-        done = [
-            threads.submit(
-                _add_sky_and_apply_gains, vis, pairs, geometry, per_channel, channels_hz, INTEGRATION_S, response, cut
-            )
-            for cut in pairwise(cuts)
-        ]
-        for part in done:
-            part.result()
+    in_threads(
+        lambda part: _add_sky_and_apply_gains(
+            vis, pairs, geometry, per_channel, channels_hz, INTEGRATION_S, response, (part.start, part.stop)
+        ),
+        slices(vis.shape[0] * vis.shape[1]),
+    )
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> NDArray[np.complex64]:
