@@ -8,8 +8,9 @@ import yaml
 
 
 @pytest.fixture
-def instance(project_root, tmp_path):
+def instance(project_root, tmp_path, monkeypatch):
     """A Dagster instance of our dagster.yaml in an empty home."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text((project_root / "dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
@@ -41,6 +42,24 @@ def test_freshness_is_evaluated_and_nothing_is_sent_home(instance):
 def test_run_launcher_can_be_loaded(instance):
     """The launcher that dagster.yaml names exists and takes its configuration."""
     assert type(instance.run_launcher).__module__ == "contimg_resources.run_launcher"
+
+
+def test_storages_keep_their_connections_and_their_places(instance, tmp_path):
+    """Events of all runs share one file, where Dagster's own tools look for it; nothing new is opened per event."""
+    with dg.DagsterInstance.from_config(str(tmp_path)) as other:
+        other.report_runless_asset_event(dg.AssetMaterialization("image", partition="2026-01-10T05:50"))
+    event = instance.get_latest_materialization_event(dg.AssetKey("image"))
+    assert event is not None
+    assert event.dagster_event.partition == "2026-01-10T05:50"
+    assert (tmp_path / "history" / "event_log.db").is_file()
+    assert (tmp_path / "history" / "runs.db").is_file()
+    assert (tmp_path / "schedules" / "schedules.db").is_file()
+    assert instance.event_log_storage.supports_global_concurrency_limits
+    with instance.event_log_storage.index_connection() as first:
+        kept = first.connection.dbapi_connection
+    with instance.event_log_storage.index_connection() as second:
+        assert second.connection.dbapi_connection is kept
+        assert second.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_workspace_and_pyproject_name_the_same_code_location(project_root):

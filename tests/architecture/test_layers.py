@@ -156,3 +156,15 @@ def test_importing_science_loads_neither_orchestrator_nor_outside_world():
     )
     unwanted = {"dagster", "casatools", "casatasks", "casacore", "duckdb", "h5py", "matplotlib", "contimg_resources"}
     assert not unwanted & set(json.loads(loaded.stdout))
+
+
+def test_threads_are_started_in_one_place():
+    """Kernels use no parallel loops of numba (runs are forks) and science starts threads in ``threads.py`` only."""
+    wrong = [
+        source.name
+        for source in sources("contimg_assets")
+        if is_within(source.module, SCIENCE)
+        and source.module != f"{SCIENCE}.threads"
+        and any(word in source.path.read_text() for word in ("parallel=True", "prange", "ThreadPoolExecutor"))
+    ]
+    assert not wrong
