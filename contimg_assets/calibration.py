@@ -26,6 +26,9 @@ from contimg_assets.pictures import bandpass_plot, gain_plot, markdown_image
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
 
+GAIN_INTERVAL_SNR = 100.0
+"""Signal-to-noise ratio that each gain interval keeps: 0.6 deg of phase, less than phases drift in a minute."""
+
 
 @dg.asset(
     deps=[measurement_set, reference_catalogue],
@@ -88,10 +91,10 @@ def bandpass_table(
 def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Complex gain of every antenna and receptor in one observation, solved against the sky itself.
 
-    One amplitude and phase per antenna over the whole observation, from all catalogue sources seen through the drifting
-    primary beam, after the nearest valid bandpass. Without a bandpass within its validity the nearest one is used
-    and the fallback is recorded; without any the observation waits as uncalibrated. Writes a CASA G table, a row
-    of table calibration_table and the tables used to calibration_use.
+    Amplitude and phase per antenna in as many intervals as the flux in view allows, from all catalogue sources seen
+    through the drifting primary beam, after the nearest valid bandpass. Without a bandpass within its validity the
+    nearest one is used and the fallback is recorded; without any the observation waits as uncalibrated. Writes a CASA
+    G table, a row of table calibration_table and the tables used to calibration_use.
     Read by continuum_image. Remade when measurement set or bandpass change.
     """
     from contimg_assets.science.calibration.gain import solve_gains
@@ -110,7 +113,9 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
         catalogue = products.read_parquet("reference_catalogue", None)
         model = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
         settings = SolveSettings(
-            refants=(bandpass.antenna_names[bandpass.refant],), n_threads=observatory.settings.threads
+            refants=(bandpass.antenna_names[bandpass.refant],),
+            interval_snr=GAIN_INTERVAL_SNR,
+            n_threads=observatory.settings.threads,
         )
         solutions = solve_gains(vis, model, settings, bandpass=bandpass)
         quality = solution_quality(solutions, vis.existing_antennas, previous_solutions(store, "G", solutions))

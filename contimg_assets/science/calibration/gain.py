@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.calibration.assembly import assemble
 from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
-from contimg_assets.science.calibration.solver import solve_problems
+from contimg_assets.science.calibration.solver import SolvedGains, solve_problems
 from contimg_assets.science.calibration.statistics import accumulate_statistics
 from contimg_assets.science.constants import MAD_TO_SIGMA, SECONDS_PER_DAY
 from contimg_assets.science.errors import DataError, NotEnoughDataError
@@ -102,13 +102,21 @@ def solve_gains_on(
     statistics = accumulate_statistics(
         vis, model, settings, cell_of_time=cells, channels=channels, block_of_channel=blocks, prior=prior
     )
-    members = [interval == k for k in range(int(interval.max()) + 1)]
-    problems = [
-        (int(cells[own].min()), int(cells[own].max()) + 1, 0, int(blocks[-1]) + 1, p)
-        for own in members
-        for p in range(len(statistics.correlations))
-    ]
-    solved = solve_problems(statistics, problems, vis.n_antennas, settings, phase_only=settings.phase_only)
+
+    def solve(interval: NDArray[np.int64]) -> tuple[SolvedGains, list[NDArray[np.bool_]]]:
+        members = [interval == k for k in range(int(interval.max()) + 1)]
+        problems = [
+            (int(cells[own].min()), int(cells[own].max()) + 1, 0, int(blocks[-1]) + 1, p)
+            for own in members
+            for p in range(len(statistics.correlations))
+        ]
+        return solve_problems(statistics, problems, vis.n_antennas, settings, phase_only=settings.phase_only), members
+
+    solved, members = solve(interval)
+    if settings.interval_snr is not None and settings.interval_s is None:
+        finer = _finer_intervals(interval, cells, solved.snr, settings.interval_snr)
+        if finer.max() > interval.max():
+            solved, members = solve(finer)
     mean_mjd = np.array([np.average(times[own], weights=n_rows[own]) for own in members])
     length_s = np.array([np.ptp(times[own]) * SECONDS_PER_DAY + exposure_s[own].max() for own in members])
     return assemble(
@@ -174,6 +182,26 @@ def _mean_amplitude(solutions: Solutions) -> NDArray[np.float64]:
     total = np.sum(np.abs(solutions.gains[:, :, 0]) * good, axis=0)
     count = good.sum(axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _finer_intervals(
+    interval: NDArray[np.int64], cells: NDArray[np.int64], snr: NDArray[np.float64], wanted_snr: float
+) -> NDArray[np.int64]:
+    """Intervals cut at cell edges into parts in which the median solution keeps the wanted signal-to-noise ratio.
+
+    ``snr`` has one row per interval and correlation. A part has at least two cells, so that outliers still show.
+    """
+    per_interval = snr.reshape(int(interval.max()) + 1, -1)
+    finer = np.empty_like(interval)
+    n_parts = 0
+    for k, row in enumerate(per_interval):
+        own = np.unique(cells[interval == k])
+        median = float(np.median(row[row > 0.0])) if np.any(row > 0.0) else 0.0
+        wanted = int(np.clip((median / wanted_snr) ** 2, 1, max(1, own.size // 2)))
+        for part in np.array_split(own, wanted):
+            finer[np.isin(cells, part)] = n_parts
+            n_parts += 1
+    return finer
 
 
 def _cell_of_time(interval: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -24,6 +24,9 @@ class SolveSettings:
 
     interval_s: float | None = None
     """Longest solution interval, s; None: one solution per scan."""
+    interval_snr: float | None = None
+    """Gains only, without ``interval_s``: cut each scan into as many intervals as leave this signal-to-noise ratio to the
+    median solution, so that drifts within a scan are followed as finely as the sky allows. None: one per scan."""
     scan_gap_s: float = 120.0
     """A gap between integrations longer than this starts a new scan, s."""
     phase_only: bool = False
