@@ -138,9 +138,17 @@ def _brightness_ticks(faintest: float, brightest: float) -> list[float]:
 def _odd_antennas(gains: NDArray[np.complex128]) -> list[int]:
     """Antennas whose amplitude over frequency differs most from the median antenna, worst first."""
     amplitude = np.abs(gains)
-    typical = np.nanmedian(amplitude, axis=0)
+    typical = _median_of_antennas(amplitude)
     distance = np.nan_to_num(np.nanmedian(np.abs(amplitude / typical - 1.0), axis=(1, 2)))
     return [int(antenna) for antenna in np.argsort(-distance)[:_N_ODD_ANTENNAS] if distance[antenna] > 0.0]
+
+
+def _median_of_antennas(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median over the first axis without NaN; NaN where all are (a channel that is flagged everywhere)."""
+    known = ~np.isnan(values).all(axis=0)
+    median = np.full(values.shape[1:], np.nan)
+    median[known] = np.nanmedian(values[:, known], axis=0)
+    return median
 
 
 def _unflagged_gains(solutions: Solutions) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:
@@ -168,9 +176,7 @@ def bandpass_plot(solutions: Solutions) -> bytes:
                 for colour, antenna in zip((VERMILLION, BLUE, ORANGE), odd, strict=False):
                     name = solutions.antenna_names[antennas[antenna]]
                     axes.plot(frequency_mhz, values[antenna], color=colour, linewidth=1.0, label=f"antenna {name}")
-            above.plot(
-                solutions.frequency_hz / 1e6, np.nanmedian(np.abs(shown[..., corr]), axis=0), "k", label="median"
-            )
+            above.plot(frequency_mhz, _median_of_antennas(np.abs(shown[..., corr])), "k", label="median")
             above.set_title(f"{solutions.correlations[corr]}, {antennas.size} antennas")
             above.set_ylim(bottom=0.0)
             below.set_ylim(-185.0, 185.0)

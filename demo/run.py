@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import stamina
 from rich.console import Console
 
 from contimg_resources.errors import StoreError
@@ -170,7 +169,6 @@ def main() -> int:
     # A shell starts background jobs with SIGINT ignored, and children would inherit that and not stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(ROOT))
-    stamina.instrumentation.set_on_retry_hooks(())
     from demo.verdict import print_found, verify
 
     ports = {

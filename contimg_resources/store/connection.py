@@ -30,6 +30,7 @@ from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 
 _LOG = structlog.get_logger(__name__)
+stamina.instrumentation.set_on_retry_hooks(())  # waiting its turn is a process's routine; long waits are logged below
 # Files written by DuckDB 2.0 in its own default format cannot be read by 1.x, which many analysts still have.
 _WRITABLE, _READ_ONLY = "STORAGE_VERSION 'v1.0.0'", "READ_ONLY"
 _SLOW_WAIT_S = 1.0

@@ -83,6 +83,23 @@ def test_solution_is_the_least_squares_one(rng):
     np.testing.assert_allclose(solved.gains[0, :, :, :1], expected, atol=2e-4)
 
 
+def test_drifts_are_followed_as_finely_as_the_noise_allows(rng):
+    """A bright field is cut into intervals that keep the wanted SNR, a faint one is not; the cut follows the drift."""
+    vis, model = observed(n_antennas=10, n_time=12, n_chan=48)
+    gains = random_gains(rng, 10)[None, :, None] * np.exp(
+        1j * np.linspace(-0.2, 0.2, 12)[:, None, None, None] * rng.uniform(-1, 1, (1, 10, 1, 2))
+    )
+    once = SolveSettings(refants=("3",))
+    bright, faint = (corrupt(vis, gains, rng=rng, sigma_jy=sigma) for sigma in (0.5, 8.0))
+    whole = solve_gains(bright, model, once)
+    wanted = float(np.median(whole.snr)) / 2.0
+    cut = solve_gains(bright, model, replace(once, interval_snr=wanted))
+    assert cut.time_mjd.size >= 4
+    assert np.median(cut.snr) > 0.85 * wanted
+    assert cut.residual < 0.5 * whole.residual
+    assert solve_gains(faint, model, replace(once, interval_snr=wanted)).time_mjd.size == 1
+
+
 def test_outliers_do_not_move_robust_solutions(rng):
     """Interference on 3 per cent of the averages spoils plain least squares and not the robust solution."""
     vis, model = observed(n_antennas=10, n_time=8, n_chan=8)

@@ -29,6 +29,9 @@ from contimg_assets.science.visibilities import Visibilities
 _MAX_CELLS = 32
 """Time cells kept apart within one interval: enough to see outliers, few enough for the memory."""
 
+_MAX_CUTS = 3
+"""Times that intervals are cut anew."""
+
 _MEDIAN_OVER_MEAN_ERROR = 1.2533141373155001
 """Standard error of a median over that of a mean, normal distribution, sqrt(pi / 2)."""
 
@@ -114,9 +117,13 @@ def solve_gains_on(
 
     solved, members = solve(interval)
     if settings.interval_snr is not None and settings.interval_s is None:
-        finer = _finer_intervals(interval, cells, solved.snr, settings.interval_snr)
-        if finer.max() > interval.max():
-            solved, members = solve(finer)
+        # Drift within an interval counts as noise: once it is followed, the ratio may allow a finer cut.
+        for _ in range(_MAX_CUTS):
+            finer = _finer_intervals(interval, cells, solved.snr, settings.interval_snr)
+            if finer.max() == interval.max():
+                break
+            interval = finer
+            solved, members = solve(interval)
     mean_mjd = np.array([np.average(times[own], weights=n_rows[own]) for own in members])
     length_s = np.array([np.ptp(times[own]) * SECONDS_PER_DAY + exposure_s[own].max() for own in members])
     return assemble(
