@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
@@ -84,6 +85,12 @@ class Mosaic:
     """Tiles that were added."""
     is_convolved: bool
     """True if the restoring beams differed and tiles were convolved to the common one."""
+
+    def columns(self) -> dict[str, Any]:
+        """Image, weights and what a header needs as a flat mapping without copying, for the FITS writer."""
+        fields = ("data", "wcs", "beam_major_arcsec", "beam_minor_arcsec", "beam_pa_deg", "frequency_hz")
+        plain = {name: getattr(self.image, name) for name in fields}
+        return plain | {"weights": self.weights, "n_tiles": self.n_tiles}
 
     @property
     def rms(self) -> NDArray[np.float32]:
