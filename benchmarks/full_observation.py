@@ -126,7 +126,6 @@ def write_result(result: Mapping[str, Any]) -> None:
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """Results as a Markdown table."""
-
     lines = [_TABLE_FIELDS, ["---"] * len(_TABLE_FIELDS)]
     lines += [[_shown(result[name]) for name in _TABLE_FIELDS] for result in results]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
