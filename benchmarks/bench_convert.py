@@ -2,7 +2,7 @@
 
 Both read the 16 files of one full-size observation and write one measurement set. Ours also phases every integration to
 one centre, recomputes uvw and flags; pyuvdata's is written as it was read (it phases to the zenith of the first time).
-Agreement: a sub-band read by pyuvdata and phased by it to our centre, against our DATA and UVW.
+Agreement: a sub-band read by pyuvdata and turned to our centre against our DATA; uvw as it computes them against ours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from full_observation import (
     DATA,
@@ -28,54 +29,80 @@ OURS, PEER = DATA / "convert-ours.ms", DATA / "convert-pyuvdata.ms"
 RELAXED = {"run_check": False, "run_check_acceptability": False, "strict_uvw_antpos_check": False}
 """Without these pyuvdata refuses the telescope's files."""
 COMPARED_SUBBAND = 7
+SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 
 def run_pyuvdata() -> None:
     """Read and join the files along frequency, write the measurement set."""
+    first, *others = (_read(path) for path in field_files())
+    first.fast_concat(others, axis="freq", inplace=True, **RELAXED)
+    first.write_ms(str(PEER), force_phase=True, clobber=True, **RELAXED)
+
+
+def _read(path: Path) -> Any:
+    """One file as pyuvdata reads it, with what it lacks before it can be joined: sidereal times, and uvw in double precision."""
     import pyuvdata
 
     data = pyuvdata.UVData()
-    data.read([str(path) for path in field_files()], file_type="uvh5", axis="freq", check_extra=False, **RELAXED)
+    data.read(str(path), file_type="uvh5", check_extra=False, **RELAXED)
     data.set_lsts_from_time_array()
-    data.write_ms(str(PEER), force_phase=True, clobber=True, **RELAXED)
+    data.uvw_array = data.uvw_array.astype(float)
+    return data
 
 
-def compare() -> dict[str, float]:
-    """Largest differences of one sub-band, as numbers a person can judge."""
+def compare() -> dict[str, Any]:
+    """Largest differences of one sub-band, as numbers a person can judge.
+
+    The files' visibilities are fringe-stopped on the meridian, which pyuvdata cannot know: it takes them as unphased. Its
+    visibilities are therefore turned here, by the change of w between the meridian and our phase centre.
+    """
     import numpy as np
-    import pyuvdata
     from casacore.tables import table
 
-    data = pyuvdata.UVData()
-    data.read(str(field_files()[COMPARED_SUBBAND]), file_type="uvh5", check_extra=False, **RELAXED)
-    data.set_lsts_from_time_array()
+    data = _read(field_files()[COMPARED_SUBBAND])
     data.select(ant_str="cross", run_check=False)
     data.conjugate_bls("ant1<ant2")
-    with table(f"{OURS}/FIELD", ack=False) as field:
-        ra_rad, dec_rad = field.getcol("PHASE_DIR")[0, 0]
-    data.phase(lon=ra_rad, lat=dec_rad, cat_name="centre", phase_frame="icrs", use_ant_pos=True)
     order = np.lexsort((data.ant_2_array, data.ant_1_array, data.time_array))
+    channels = np.argsort(data.freq_array.ravel())
+    theirs, theirs_hz = data.data_array[order][:, channels], data.freq_array.ravel()[channels]
+    meridian_w_m = _meridian_w_m(data)[order]
     with table(str(OURS), ack=False) as main, table(f"{OURS}/SPECTRAL_WINDOW", ack=False) as windows:
-        frequency_hz = windows.getcol("CHAN_FREQ").ravel()
-        theirs_hz = np.sort(data.freq_array.ravel())
-        first = int(np.argmin(np.abs(frequency_hz - theirs_hz[0])))
+        first = int(np.argmin(np.abs(windows.getcol("CHAN_FREQ").ravel() - theirs_hz[0])))
         ours = main.getcolslice("DATA", [first, 0], [first + theirs_hz.size - 1, 1])
         uvw_m, flags = main.getcol("UVW"), main.getcolslice("FLAG", [first, 0], [first + theirs_hz.size - 1, 1])
         same_rows = np.array_equal(main.getcol("ANTENNA1"), data.ant_1_array[order])
-    theirs = data.data_array[order][:, np.argsort(data.freq_array.ravel())]
-    # A measurement set has the other sign of uvw than pyuvdata, and conjugate visibilities where the baseline is turned.
-    their_uvw_m = min((data.uvw_array[order], -data.uvw_array[order]), key=lambda uvw: float(np.abs(uvw - uvw_m).max()))
+    with table(f"{OURS}/FIELD", ack=False) as field:
+        ra_rad, dec_rad = field.getcol("PHASE_DIR")[0, 0]
+    # Our uvw have the sign of a measurement set, those of pyuvdata the other.
+    turns = ((uvw_m[:, 2] + meridian_w_m) / SPEED_OF_LIGHT_M_S)[:, None, None] * theirs_hz[:, None]
     typical = float(np.sqrt(np.mean(np.abs(theirs) ** 2)))
-    difference = min((ours - theirs, ours - np.conj(theirs)), key=lambda d: float(np.mean(np.abs(d[::97]))))
+    difference = min(
+        (ours - given * np.exp(sign * 2j * np.pi * turns) for given in (theirs, np.conj(theirs)) for sign in (1, -1)),
+        key=lambda d: float(np.mean(np.abs(d[::97]))),
+    )
+    data.phase(lon=ra_rad, lat=dec_rad, cat_name="centre", phase_frame="icrs", use_ant_pos=True)
     return {
         "rows_in_the_same_order": bool(same_rows),
-        "largest_amplitude_difference": float(np.abs(np.abs(ours) - np.abs(theirs)).max() / typical),
         "rms_difference_of_data": float(np.sqrt(np.mean(np.abs(difference) ** 2)) / typical),
         "largest_difference_of_data": float(np.abs(difference).max() / typical),
-        "largest_difference_of_uvw_mm": float(1e3 * np.abs(uvw_m - their_uvw_m).max()),
+        "largest_difference_of_amplitude": float(np.abs(np.abs(ours) - np.abs(theirs)).max() / typical),
+        "largest_data": float(np.abs(theirs).max() / typical),
+        "unit_of_data": "rms of the visibilities",
+        "largest_difference_of_uvw_mm": float(1e3 * np.abs(uvw_m + data.uvw_array[order]).max()),
         "flagged_by_ours": float(flags.mean()),
-        "unit_of_data_differences": "rms of the visibilities",
     }
+
+
+def _meridian_w_m(data: Any) -> Any:
+    """W of every row towards the meridian at the pointing declination, pyuvdata's sign, from positions in double precision."""
+    import numpy as np
+
+    from contimg_assets.science.coordinates import meridian_basis_itrf
+
+    centre = np.array([data.telescope.location.geocentric[k].to_value("m") for k in range(3)])
+    towards = meridian_basis_itrf(float(np.rad2deg(data.extra_keywords["phase_center_dec"])), centre)[2]
+    along = dict(zip(data.telescope.antenna_numbers, data.telescope.antenna_positions @ towards, strict=True))
+    return np.array([along[two] - along[one] for one, two in zip(data.ant_1_array, data.ant_2_array, strict=True)])
 
 
 def main() -> int:
