@@ -145,7 +145,7 @@ def make_measurement_set(path: Path) -> None:
     from contimg_resources.measurement_sets import write_measurement_set
     from contimg_resources.uvh5 import read_observation
 
-    raw = RawObservation(**read_observation(field_files(), n_subbands=16))
+    raw = RawObservation(**read_observation(field_files(), n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
     visibilities = to_visibilities(raw)
     flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings(n_subbands=16))
     write_measurement_set(path, visibilities.columns())

@@ -66,7 +66,9 @@ def measurement_set(
             return
         products.check_free_space(2 * sum(path.stat().st_size for path in files))
         telescope = observatory.telescope
-        raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands))
+        raw = RawObservation(
+            **read_observation(files, n_subbands=telescope.n_subbands, n_threads=observatory.settings.threads)
+        )
         visibilities = to_visibilities(raw)
         limits = FlagSettings(**observatory.settings.flagging.model_dump(), n_subbands=telescope.n_subbands)
         report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits)
