@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from contimg_assets.arrivals import observe_arrivals
 from contimg_assets.imaging import mosaic
 from contimg_assets.mosaic_tiles import tiles_of_hour
 from contimg_resources.configurable import Observatory
@@ -189,3 +190,20 @@ def test_a_missing_map_fails_and_leaves_the_old_mosaic(observatory, tiles):
     text = "".join(e.event_specific_data.error_display_string for e in run.all_events if e.is_step_failure)
     assert "full_rms.fits" in text
     assert read_plane(observatory.products.mosaic_folder(HOUR) / "mosaic.fits").size
+
+
+@pytest.mark.timeout(600)
+def test_the_chain_from_raw_files_ends_in_a_mosaic(telescope):
+    """The image that an observation left becomes the mosaic of its hour by ``mosaic_job``, true to its weights and fluxes."""
+    observe_arrivals(telescope.observatory)
+    transit, field = telescope.partitions()
+    assert telescope.run("catalogue_job").success
+    assert telescope.run("observation_job", transit, ["measurement_set"]).success
+    assert telescope.run("bandpass_job", transit[:10]).success
+    assert telescope.run("observation_job", field, ["measurement_set", "gain_table", "continuum_image"]).success
+    run = telescope.run("mosaic_job", f"{field[:10]}-{field[11:13]}:00")
+    assert run.success
+    assert run.asset_materializations_for_node("mosaic")
+    checks = results_of(run)
+    assert len(checks) == 3
+    assert all(check.passed for check in checks.values())
