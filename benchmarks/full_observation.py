@@ -32,9 +32,10 @@ _TABLE_FIELDS = ("name", "peer", "ours_s", "peer_s", "ratio", "ours_peak_mb", "p
 
 @dataclass(frozen=True)
 class Run:
-    """One process: wall-clock seconds and peak resident memory."""
+    """One process: wall-clock and processor seconds, peak resident memory."""
 
     seconds: float
+    cpu_s: float
     peak_mb: float
 
 
@@ -76,7 +77,7 @@ def run_child(command: Sequence[str | Path], log: Path | None = None) -> Run:
     if process.returncode:
         tail = "\n".join(sink.read_text(errors="replace").splitlines()[-15:])
         raise SystemExit(f"{' '.join(map(str, command[:4]))} ... ended with code {process.returncode}:\n{tail}")
-    return Run(seconds, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def in_turn(ours: Callable[[], Run], peer: Callable[[], Run], n_pairs: int) -> list[tuple[Run, Run]]:
@@ -93,13 +94,18 @@ def in_turn(ours: Callable[[], Run], peer: Callable[[], Run], n_pairs: int) -> l
 
 
 def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Mapping[str, Any]) -> dict[str, Any]:
-    """One result: medians of seconds and of the ratios of the pairs, largest memory, and how far the results agree."""
+    """One result: medians of seconds and of the ratios of the pairs, largest memory, and how far the results agree.
+
+    Processor seconds stand beside wall-clock ones: on a machine that others use they show what the wall clock hides.
+    """
     return {
         "name": name,
         "peer": peer,
         "ours_s": statistics.median(ours.seconds for ours, _ in pairs),
         "peer_s": statistics.median(theirs.seconds for _, theirs in pairs),
         "ratio": statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs),
+        "ours_cpu_s": statistics.median(ours.cpu_s for ours, _ in pairs),
+        "peer_cpu_s": statistics.median(theirs.cpu_s for _, theirs in pairs),
         "ours_peak_mb": max(ours.peak_mb for ours, _ in pairs),
         "peer_peak_mb": max(theirs.peak_mb for _, theirs in pairs),
         "agreement": dict(agreement),
