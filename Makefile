@@ -65,6 +65,7 @@ format: $(TESTING) ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(TESTING) $(KERNELS) ## side-by-side benchmarks, written to benchmarks/results
+	scripts/install_services.sh bench
 	@for name in $$($(BIN)/contimg bench list); do $(BIN)/contimg bench "$$name" || exit 1; done
 
 clean: ## remove the environment and caches; data in .contimg stay

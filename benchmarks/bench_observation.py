@@ -9,37 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / ".contimg" / "bench"
-RAW = DATA / "incoming"
-RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+from full_observation import DATA, settle_environment, simulate, write_result
+
 CADENCE_S = 309.24
-
-
-def settle_environment() -> None:
-    """Settings of the benchmark: its own data folder, all cores."""
-    os.environ |= {
-        "CONTIMG_DATA": str(DATA),
-        "CONTIMG_INCOMING": str(RAW),
-        "CONTIMG_CATALOGUE": str(DATA / "truth" / "catalogue.parquet"),
-        "CONTIMG_SEASON_START": "2026-01-08",
-        "CONTIMG_SEASON_END": "2026-02-12",
-    }
-
-
-def simulate() -> None:
-    """Write the raw files unless they are there."""
-    command = [sys.executable, "-m", "contimg_portal.cli", "simulate", str(ROOT / "demo" / "full.toml")]
-    subprocess.run([*command, "--out", str(RAW), "--truth", str(DATA / "truth")], check=True)
 
 
 def run_stages() -> dict[str, float]:
@@ -94,7 +72,7 @@ def main() -> int:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        env=os.environ,
     )
     measured = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))[7:])
     stages, ours_s = measured["stages_s"], measured["stages_s"]["observation_job"]
@@ -102,35 +80,21 @@ def main() -> int:
     for name, seconds in stages.items():
         print(f"| {name} | {seconds:.1f} |")
     print(f"\npeak memory {measured['peak_mb']:.0f} MB; {CADENCE_S / ours_s:.2f} x real time")
-    write_result(ours_s, measured)
-    return 0
-
-
-def write_result(ours_s: float, measured: dict[str, object]) -> None:
-    """Merge the result into ``benchmarks/results/latest.json``."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": []}
-    entry = {
-        "name": "observation",
-        "peer": "telescope cadence",
-        "ours_s": ours_s,
-        "peer_s": CADENCE_S,
-        "ratio": CADENCE_S / ours_s,
-        "ours_peak_mb": measured["peak_mb"],
-        "peer_peak_mb": None,
-        "agreement": None,
-        "runs": 1,
-        "stages_s": measured["stages_s"],
-    }
-    results = [other for other in known["results"] if other["name"] != entry["name"]] + [entry]
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n"
+    write_result(
+        {
+            "name": "observation",
+            "peer": "telescope cadence",
+            "ours_s": ours_s,
+            "peer_s": CADENCE_S,
+            "ratio": CADENCE_S / ours_s,
+            "ours_peak_mb": measured["peak_mb"],
+            "peer_peak_mb": None,
+            "agreement": None,
+            "runs": 1,
+            "stages_s": stages,
+        }
     )
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What all assets of one cadence share: partitions, owners, retries, freshness.
 
-Freshness limits follow the telescope: an observation every 309 s, a calibrator transit and a set of light curves every
-sidereal day. They look at the newest materialization; whether the *data* are recent is for the checks.
+Freshness limits follow the telescope: an observation every 309 s, a mosaic every hour, a calibrator transit and a set of
+light curves every sidereal day. They look at the newest materialization; whether the *data* are recent is for the checks.
 """
 
 from datetime import timedelta
@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from contimg_assets.failures import PASSING_TROUBLE
-from contimg_assets.partitions import days, observations
+from contimg_assets.partitions import days, hours, observations
 
 OBSERVERS = "team:operators"
 ASTRONOMERS = "team:astronomers"
@@ -18,6 +18,7 @@ ASTRONOMERS = "team:astronomers"
 OBSERVATION_FRESHNESS = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=6), warn_window=timedelta(minutes=30)
 )
+HOUR_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=9), warn_window=timedelta(hours=3))
 DAY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 
 _new_data = dg.AutomationCondition.any_deps_updated().since(
@@ -28,6 +29,10 @@ _is_settled = ~dg.AutomationCondition.any_deps_in_progress() & ~dg.AutomationCon
 FOLLOWS_THE_DAY = (_new_data & _is_settled).with_label("new data of the day, nothing under way")
 """Request a day once data it depends on changed and none is being made. ``eager()`` would look at the newest day only and wait
 for windows in which no observation ever began."""
+
+
+FOLLOWS_THE_HOUR = (_new_data & _is_settled).with_label("new image of the hour, none under way")
+"""Request an hour once one of its images changed and none is being made: the mosaic grows with its hour."""
 
 
 def follows_only(*keys: str) -> "dg.AutomationCondition[dg.AssetKey]":
@@ -45,6 +50,19 @@ def per_observation(group: str, kinds: set[str], code_version: str) -> dict[str,
         "owners": [OBSERVERS],
         "retry_policy": PASSING_TROUBLE,
         "freshness_policy": OBSERVATION_FRESHNESS,
+    }
+
+
+def per_hour(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
+    """Arguments of an asset with one partition per UTC hour."""
+    return {
+        "group_name": group,
+        "kinds": kinds,
+        "code_version": code_version,
+        "partitions_def": hours,
+        "owners": [OBSERVERS],
+        "retry_policy": PASSING_TROUBLE,
+        "freshness_policy": HOUR_FRESHNESS,
     }
 
 

@@ -1,9 +1,11 @@
-"""The imaging group: images of each observation, full band and sub-bands.
+"""The imaging group: images of each observation, full band and sub-bands, and the mosaic of each hour.
 
-What belongs here: the asset and the numbers by which its image is judged. Imaging is ``science.imaging``, FITS is
-``contimg_resources.fits_images``; what good means is ``checks.imaging``.
+What belongs here: the assets and the numbers by which an image is judged; which images a mosaic joins is
+``mosaic_tiles``. Imaging is ``science.imaging``, FITS is ``contimg_resources.fits_images``; what good means is
+``checks.imaging``.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -14,10 +16,12 @@ from contimg_assets.calibration import gain_table
 from contimg_assets.calibration_registry import tables_used
 from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
 from contimg_assets.checks import imaging as checks
-from contimg_assets.conventions import per_observation
+from contimg_assets.checks.judgement import nothing_to_judge
+from contimg_assets.conventions import FOLLOWS_THE_HOUR, per_hour, per_observation
 from contimg_assets.failures import dagster_failures
+from contimg_assets.mosaic_tiles import measure_mosaic, mosaic_row, read_outlines, read_tiles, tiles_of_hour
 from contimg_assets.observations import measurement_set
-from contimg_assets.pictures import image_pair, markdown_image
+from contimg_assets.pictures import image_pair, markdown_image, mosaic_picture
 from contimg_assets.provenance import with_provenance
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
@@ -174,4 +178,58 @@ def image_rows(images: Any, summary: dict[str, Any], folder: str, observation_id
             for plane in images.planes
         ],
         infer_schema_length=None,
+    )
+
+
+@dg.asset(
+    deps=[continuum_image],
+    check_specs=checks.MOSAIC,
+    automation_condition=FOLLOWS_THE_HOUR,
+    output_required=False,
+    **per_hour("imaging", {"fits", "duckdb"}, code_version="1"),
+)
+def mosaic(
+    context: dg.AssetExecutionContext, observatory: Observatory
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """The full-band images of one UTC hour as one image, corrected for the primary beam, with its weight map.
+
+    Each image is reprojected to one grid and weighted by PB^2 / sigma^2, sigma from its rms map; different restoring
+    beams are brought to a common one first. Blank where the noise is 5 times that of the best tile's centre, and where
+    only the edge of one tile contributes. Images that failed a blocking check or lie on another declination are left out
+    and named. Writes ``mosaic.fits`` (Jy/beam), ``weight.fits`` ((Jy/beam)^-2: the noise is 1 / sqrt(weight)) and one
+    row of table mosaic. For eyes and for blind detection: nothing is computed from it, fluxes come from forced_photometry.
+    Remade when an image of its hour is.
+    """
+    from contimg_assets.science.imaging.mosaic import MosaicSettings, make_mosaic
+    from contimg_resources.fits_images import write_mosaic
+    from contimg_resources.table_folders import replaced_folder
+
+    hour, products, store = context.partition_key, observatory.products, observatory.store
+    with dagster_failures(context, store):
+        tiles = tiles_of_hour(store, hour)
+        folders, folder = tiles.folders_of(products), products.mosaic_folder(hour)
+        if not folders:
+            context.log.info(f"no image to join in hour {hour}: nothing to do")
+            yield from nothing_to_judge(checks.MOSAIC)
+            return
+        made = make_mosaic(
+            read_outlines(folders), read_tiles(folders), MosaicSettings(n_threads=observatory.settings.threads)
+        )
+        products.check_free_space(made.image.data.nbytes + made.weights.nbytes)
+        with replaced_folder(folder) as temporary:
+            temporary.mkdir()
+            write_mosaic(temporary / "mosaic.fits", temporary / "weight.fits", made.columns())
+        summary = measure_mosaic(made, folders, tiles)
+        store.upsert("mosaic", with_provenance(mosaic_row(made, tiles, folder, hour), context))
+        products.write_json(products.document("mosaic", hour, ".json"), summary)
+        results = checks.judge_mosaic(store, context, summary)
+    yield dg.MaterializeResult(
+        metadata={
+            "folder": dg.MetadataValue.path(str(folder)),
+            **{name: value for name, value in summary.items() if isinstance(value, (int, float, str))},
+            "tiles": dg.MetadataValue.json(tiles.used["observation_id"].to_list()),
+            "left_out": dg.MetadataValue.json(summary["left_out"]),
+            "image": dg.MetadataValue.md(markdown_image(mosaic_picture(made, title=hour), "mosaic and its noise")),
+        },
+        check_results=results,
     )

@@ -1,4 +1,4 @@
-"""The jobs people and sensors launch: one observation, one bandpass, one day, the catalogue.
+"""The jobs people and sensors launch: one observation, one bandpass, one hour's mosaic, one day, the catalogue.
 
 All run in one process: a step process costs 4-6 s on two cores. Parallelism comes from runs in the queue.
 """
@@ -8,7 +8,7 @@ import dagster as dg
 from contimg_assets.calibration import bandpass_table, gain_table
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks.observations import raw_visibilities_checks
-from contimg_assets.imaging import continuum_image
+from contimg_assets.imaging import continuum_image, mosaic
 from contimg_assets.observations import measurement_set
 from contimg_assets.photometry import flux_scale, forced_photometry
 from contimg_assets.quality import injection_recovery, quality_report
@@ -26,6 +26,12 @@ bandpass_job = dg.define_asset_job(
     "bandpass_job",
     selection=dg.AssetSelection.assets(bandpass_table),
     description="The bandpass of one day's calibrator transit.",
+)
+mosaic_job = dg.define_asset_job(
+    "mosaic_job",
+    selection=dg.AssetSelection.assets(mosaic),
+    description="The images of one UTC hour as one, with its weight map.",
+    tags={"contimg/cadence": "hour"},
 )
 daily_job = dg.define_asset_job(
     "daily_job",

@@ -66,12 +66,11 @@ def measurement_set(
             return
         products.check_free_space(2 * sum(path.stat().st_size for path in files))
         telescope = observatory.telescope
-        raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands))
-        visibilities = to_visibilities(raw, n_threads=observatory.settings.threads)
+        n_threads = observatory.settings.threads
+        raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands, n_threads=n_threads))
+        visibilities = to_visibilities(raw, n_threads=n_threads)
         limits = FlagSettings(
-            **observatory.settings.flagging.model_dump(),
-            n_subbands=telescope.n_subbands,
-            n_threads=observatory.settings.threads,
+            **observatory.settings.flagging.model_dump(), n_subbands=telescope.n_subbands, n_threads=n_threads
         )
         report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits)
         path = products.measurement_set(partition_key)

@@ -5,8 +5,8 @@ of time map by time: a day depends on its own observations, and any range can be
 partitions named after observations, which have no time range and no mapping to days.
 
 The season (first and last day) is a setting and is read once, when the definitions are loaded: partitions must be known
-then. Windows exist once they are over; days exist from their start, because the bandpass is solved and
-light curves are extended the same night.
+then. Windows exist once they are over; hours and days exist from their start, because mosaics grow, the bandpass is
+solved and light curves are extended before they end.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from contimg_resources.settings import load_settings
 WINDOW = timedelta(minutes=5)
 """Length of an observation's partition."""
 OBSERVATION_FORMAT = "%Y-%m-%dT%H:%M"
+HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_FORMAT = "%Y-%m-%d"
 _MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 
@@ -32,6 +33,15 @@ observations = dg.TimeWindowPartitionsDefinition(
     cron_schedule="*/5 * * * *",
 )
 """Windows of 5 minutes; a window's key is its start."""
+
+hours = dg.TimeWindowPartitionsDefinition(
+    start=f"{_start}-00:00",
+    end=f"{_end}-00:00" if _end else None,
+    fmt=HOUR_FORMAT,
+    cron_schedule="0 * * * *",
+    end_offset=0 if _end else 1,
+)
+"""UTC hours, the present one included."""
 
 days = dg.TimeWindowPartitionsDefinition(
     start=_start, end=_end, fmt=DAY_FORMAT, cron_schedule="0 0 * * *", end_offset=0 if _end else 1
@@ -67,6 +77,12 @@ def day_mjd_range(day: str) -> tuple[float, float]:
     """First and last instant of a UTC day as MJD, the end exclusive."""
     start = mjd_of_utc(datetime.strptime(day, DAY_FORMAT).replace(tzinfo=UTC))
     return start, start + 1.0
+
+
+def hour_window_range(hour: str) -> tuple[str, str]:
+    """Keys of the first window of a UTC hour and of the first window after it."""
+    start = datetime.strptime(hour, HOUR_FORMAT).replace(tzinfo=UTC)
+    return start.strftime(OBSERVATION_FORMAT), (start + timedelta(hours=1)).strftime(OBSERVATION_FORMAT)
 
 
 def window_mjd_range(partition_key: str) -> tuple[float, float]:

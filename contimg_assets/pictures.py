@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from contimg_assets.science.calibration.solutions import Solutions
+    from contimg_assets.science.imaging.mosaic import Mosaic
     from contimg_assets.science.imaging.products import ImagePlane
     from contimg_assets.science.visibilities import Visibilities
 
@@ -47,9 +48,9 @@ def markdown_image(png: bytes, alt: str) -> str:
     return f"![{alt}]({data_uri(png)})"
 
 
-def _block_maximum(data: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reduce an image so that no point source vanishes between the pixels that are kept."""
-    step = -(-max(data.shape) // _IMAGE_PIXELS)
+def _block_maximum(data: NDArray[np.float32], most_pixels: int = _IMAGE_PIXELS) -> NDArray[np.float32]:
+    """Reduce an image so that no point source vanishes between the pixels that are kept; blocks of blank pixels are 0."""
+    step = -(-max(data.shape) // most_pixels)
     n_y, n_x = (step * (size // step) for size in data.shape)
     blocks = np.nan_to_num(data[:n_y, :n_x]).reshape(n_y // step, step, n_x // step, step)
     return np.asarray(blocks.max(axis=(1, 3)), dtype=np.float32)
@@ -126,6 +127,55 @@ def image_pair(
         )
 
     return render_png(draw, height_inch=4.8)
+
+
+def mosaic_picture(mosaic: Mosaic, *, title: str = "") -> bytes:
+    """A mosaic above the map of its noise, blank sky white, with the restoring beam named.
+
+    Parameters
+    ----------
+    mosaic : Mosaic
+    title : str
+        What the picture is of, e.g. the hour.
+    """
+    import matplotlib as mpl
+    from matplotlib.colors import AsinhNorm
+
+    image, sigma = mosaic.image, mosaic.lowest_rms_jy_beam
+    n_y, n_x = image.data.shape
+    step = -(-max(n_y, n_x) // (2 * _IMAGE_PIXELS))
+    reduced = _block_maximum(image.data, 2 * _IMAGE_PIXELS)
+    noise = mosaic.rms[::step, ::step][: reduced.shape[0], : reduced.shape[1]]
+    shown_data = np.where(np.isfinite(noise), reduced, np.nan)
+    half_x, half_y = (0.5 * n * image.pixel_arcsec / 3600.0 for n in (n_x, n_y))
+    brightest = max(float(np.nanmax(image.data)), 10.0 * sigma)
+    colours = mpl.colormaps["inferno"].resampled(_N_IMAGE_COLOURS)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(2, 1, sharex=True, sharey=True)
+        extent = (half_x, -half_x, -half_y, half_y)
+        norm = AsinhNorm(linear_width=4.0 * sigma, vmin=-4.0 * sigma, vmax=brightest)
+        sky = panels[0].imshow(
+            shown_data, origin="lower", cmap=colours, norm=norm, extent=extent, interpolation="nearest"
+        )
+        depth = panels[1].imshow(1e3 * noise, origin="lower", cmap="cividis_r", extent=extent, interpolation="nearest")
+        bar = figure.colorbar(sky, ax=panels[0], pad=0.01, label="Jy/beam")
+        bar.set_ticks(_brightness_ticks(4.0 * sigma, brightest), minor=False)
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.minorticks_off()
+        figure.colorbar(depth, ax=panels[1], pad=0.01, label="noise (mJy/beam)")
+        for axes in panels:
+            axes.grid(visible=False)
+            axes.set_ylabel("north (deg)")
+        panels[1].set_xlabel("east (deg)")
+        figure.suptitle(
+            f"{title}{', ' if title else ''}{mosaic.n_tiles} tile{'s' if mosaic.n_tiles != 1 else ''}, beam "
+            f"{image.beam_major_arcsec:.0f} x {image.beam_minor_arcsec:.0f} arcsec, best noise {1e3 * sigma:.3g} mJy/beam, "
+            f"{mosaic.area_deg2:.1f} square degrees",
+            fontsize=9.5,
+        )
+
+    return render_png(draw, height_inch=7.0)
 
 
 def _brightness_ticks(faintest: float, brightest: float) -> list[float]:

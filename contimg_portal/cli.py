@@ -18,6 +18,7 @@ from contimg_portal.commands.flag import flag
 from contimg_portal.commands.group import group
 from contimg_portal.commands.image import image
 from contimg_portal.commands.measure import measure
+from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.variability import variability
@@ -29,7 +30,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for verb in (simulate, group, convert, flag, calibrate, image, measure, variability, backfill, portal, doctor, bench):
+for verb in (
+    simulate,
+    group,
+    convert,
+    flag,
+    calibrate,
+    image,
+    mosaic,
+    measure,
+    variability,
+    backfill,
+    portal,
+    doctor,
+    bench,
+):
     app.command(name=verb.__name__)(verb)
 app.add_typer(candidates, name="candidates")
 app.add_typer(catalogue, name="catalogue")

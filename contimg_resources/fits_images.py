@@ -180,6 +180,30 @@ def write_image_set(folder: Path | str, columns: Mapping[str, Any]) -> list[Path
     return written
 
 
+def write_mosaic(path: Path | str, weight_path: Path | str, columns: Mapping[str, Any]) -> None:
+    """Write a mosaic and its weight map.
+
+    Parameters
+    ----------
+    path, weight_path : path
+        Each appears complete or not at all; the weights come first, so that a mosaic always has them.
+    columns : mapping
+        ``data`` (Jy/beam), ``weights`` ((Jy/beam)^-2), ``wcs``, the beam in arcsec, ``frequency_hz``, ``n_tiles``.
+    """
+    cards: dict[str, Any] = {
+        "RADESYS": "ICRS",
+        "BMAJ": columns["beam_major_arcsec"] / 3600.0,
+        "BMIN": columns["beam_minor_arcsec"] / 3600.0,
+        "BPA": columns["beam_pa_deg"],
+        "NTILES": columns["n_tiles"],
+        "ORIGIN": "contimg",
+    }
+    if np.isfinite(columns["frequency_hz"]):
+        cards["RESTFRQ"] = columns["frequency_hz"]
+    write_image(weight_path, columns["weights"], columns["wcs"], cards, unit="Jy-2 beam2")
+    write_image(path, columns["data"], columns["wcs"], cards | {"WEIGHTS": Path(weight_path).name})
+
+
 def _observation_cards(columns: Mapping[str, Any]) -> dict[str, Any]:
     duration_d = columns["duration_s"] / SECONDS_PER_DAY
     start = Time(columns["mid_time_mjd"] - duration_d / 2.0, format="mjd", scale="utc")

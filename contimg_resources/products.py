@@ -89,6 +89,10 @@ class Products:
         """Folder of an observation's FITS images."""
         return self.stem("continuum_image", partition_key)
 
+    def mosaic_folder(self, partition_key: str) -> Path:
+        """Folder of an hour's mosaic and its weight map."""
+        return self.stem("mosaic", partition_key)
+
     def table(self, asset: str, partition_key: str | None) -> Path:
         """Parquet file of a partition's measurements."""
         return self.stem(asset, partition_key).with_suffix(".parquet")

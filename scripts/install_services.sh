@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# Install the system packages that tests need and Python packages cannot bring: Chromium and a font for it.
+# Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench]
+#
+# For tests Chromium and a font for it; with the argument `bench` the peer of the imaging benchmark, WSClean, instead.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
-# need it are then skipped with that reason (and fail in CI).
+# need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
 
 missing=()
-command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
-    || missing+=(chromium fonts-dejavu-core)
+if [[ "${1:-}" == bench ]]; then
+    command -v wsclean >/dev/null || missing+=(wsclean)
+else
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+        || missing+=(chromium fonts-dejavu-core)
+fi
 if ((${#missing[@]} == 0)); then
     exit 0
 fi

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Increase when a table changes; a store of another version is rebuilt from the products."""
 
 
@@ -99,6 +99,13 @@ _TABLES = (
         beam_major_arcsec DOUBLE, beam_minor_arcsec DOUBLE, beam_pa_deg DOUBLE, rms_jy_beam DOUBLE,
         thermal_rms_jy_beam DOUBLE, dynamic_range DOUBLE, n_clean_components INTEGER, astrometry_ra_arcsec DOUBLE,
         astrometry_dec_arcsec DOUBLE""",
+    ),
+    _table(
+        "mosaic",
+        "partition_key",
+        f"""{PROVENANCE}, path! VARCHAR, weight_path! VARCHAR, n_tiles! INTEGER, first_mjd DOUBLE, last_mjd DOUBLE,
+        centre_ra_deg DOUBLE, centre_dec_deg DOUBLE, area_deg2 DOUBLE, frequency_hz DOUBLE, beam_major_arcsec DOUBLE,
+        beam_minor_arcsec DOUBLE, beam_pa_deg DOUBLE, rms_jy_beam DOUBLE""",
     ),
     _table(
         "source",

@@ -14,6 +14,7 @@ ASSETS = {
     "bandpass_table": "calibration",
     "gain_table": "calibration",
     "continuum_image": "imaging",
+    "mosaic": "imaging",
     "reference_catalogue": "catalogue",
     "forced_photometry": "photometry",
     "flux_scale": "photometry",
@@ -23,7 +24,7 @@ ASSETS = {
     "injection_recovery": "quality",
     "quality_report": "quality",
 }
-"""Asset key and group of everything the code location makes (``mosaic`` is not built yet)."""
+"""Asset key and group of everything the code location makes."""
 
 OBSERVATION = {
     "raw_visibilities",
@@ -33,6 +34,7 @@ OBSERVATION = {
     "forced_photometry",
     "flux_scale",
 }
+HOUR = {"mosaic"}
 DAY = {
     "bandpass_table",
     "light_curves",
@@ -69,6 +71,11 @@ CHECKS = {
         "astrometry_matches_catalogue",
         "flux_scale_matches_catalogue",
         "dynamic_range_is_sufficient",
+    },
+    "mosaic": {
+        "mosaic_noise_matches_weights",
+        "mosaic_fluxes_match_photometry",
+        "mosaic_holds_every_tile",
     },
     "forced_photometry": {
         "every_catalogue_source_is_measured",
@@ -141,9 +148,10 @@ def test_assets_are_those_of_the_contract(described):
 
 
 def test_assets_are_partitioned_by_their_own_clock(described):
-    """Observations every five minutes, days once a day, the catalogue not at all."""
+    """Observations every five minutes, the mosaic once an hour, days once a day, the catalogue not at all."""
     crons = {key: asset["cron"] for key, asset in described["assets"].items()}
     assert {key for key, cron in crons.items() if cron == "*/5 * * * *"} == OBSERVATION
+    assert {key for key, cron in crons.items() if cron == "0 * * * *"} == HOUR
     assert {key for key, cron in crons.items() if cron == "0 0 * * *"} == DAY
     assert crons["reference_catalogue"] is None
 
@@ -159,7 +167,7 @@ def test_every_asset_tells_an_operator_what_it_is(described):
 
 def test_every_partitioned_asset_has_a_freshness_policy(described):
     """Whatever is made again and again can become stale, and says when."""
-    lacking = [key for key in OBSERVATION | DAY if not described["assets"][key]["has_freshness_policy"]]
+    lacking = [key for key in OBSERVATION | HOUR | DAY if not described["assets"][key]["has_freshness_policy"]]
     assert not lacking
 
 
@@ -172,6 +180,7 @@ def test_lineage_flows_from_raw_data_to_candidates(described):
     assert {"measurement_set", "bandpass_table", "reference_catalogue"} <= parents["gain_table"]
     assert {"measurement_set", "gain_table"} <= parents["continuum_image"]
     assert {"continuum_image", "reference_catalogue"} <= parents["forced_photometry"]
+    assert parents["mosaic"] == {"continuum_image"}
     assert "forced_photometry" in parents["flux_scale"]
     assert {"forced_photometry", "flux_scale"} <= parents["light_curves"]
     assert "light_curves" in parents["variability_statistics"]

@@ -293,3 +293,10 @@ def test_phased_data_are_not_written(subbands: dict[int, RawObservation], tmp_pa
 def test_unfinished_names_are_no_raw_files(name: str) -> None:
     """Names of files still being written or transferred are not recognised."""
     assert parse_file_name(name) is None
+
+
+def test_threads_read_the_same(files: dict[int, Path]) -> None:
+    """Three threads and one give the same arrays."""
+    one, three = (read_observation(list(files.values()), n_threads=n) for n in (1, 3))
+    for name in ("vis", "flags", "weights", "autos"):
+        assert np.array_equal(one[name], three[name])

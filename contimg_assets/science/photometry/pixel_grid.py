@@ -104,8 +104,7 @@ def pixel_positions(
     candidates = np.flatnonzero(_near_image(image, ra, dec))
     if candidates.size == 0:
         return candidates, np.zeros(0), np.zeros(0)
-    lon, lat = _in_image_frame(image, ra[candidates], dec[candidates])
-    x, y = image.wcs.all_world2pix(lon, lat, 0, ra_dec_order=True)
+    x, y = image_pixels(image, ra[candidates], dec[candidates])
     inside = (x >= -0.5) & (x < n_x - 0.5) & (y >= -0.5) & (y < n_y - 0.5)
     return candidates[inside], np.ascontiguousarray(x[inside]), np.ascontiguousarray(y[inside])
 
@@ -117,6 +116,15 @@ def sky_positions(
     lon, lat = image.wcs.all_pix2world(x_pixel, y_pixel, 0, ra_dec_order=True)
     sky = SkyCoord(lon * u.deg, lat * u.deg, frame=wcs_to_celestial_frame(image.wcs)).icrs
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+
+def image_pixels(
+    image: SkyImage, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Zero-based pixel positions of ICRS positions in the image's hemisphere, on the image or not."""
+    lon, lat = _in_image_frame(image, ra_deg, dec_deg)
+    x, y = image.wcs.all_world2pix(lon, lat, 0, ra_dec_order=True)
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
 
 def _in_image_frame(

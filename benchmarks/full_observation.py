@@ -1,0 +1,173 @@
+"""What the benchmarks share: one full-size observation, child processes that are timed, and the file of results.
+
+The observation is simulated once into ``.contimg/bench``: the calibrator transit and one field of the full array, 96
+antennas, 768 channels, 2.3 GB of files each. Contestants run as processes of their own, in turn, so that seconds and peak
+memory are those of a person's command line, start-up and imports included, and drift of the machine meets both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / ".contimg" / "bench"
+RAW = DATA / "incoming"
+TRUTH = DATA / "truth"
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+CONTIMG = [sys.executable, "-m", "contimg_portal.cli"]
+_TABLE_FIELDS = ("name", "peer", "ours_s", "peer_s", "ratio", "ours_peak_mb", "peer_peak_mb", "runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall-clock and processor seconds, peak resident memory."""
+
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+
+
+def settle_environment() -> None:
+    """Settings of the benchmarks: their own data folder, all cores."""
+    os.environ |= {
+        "CONTIMG_DATA": str(DATA),
+        "CONTIMG_INCOMING": str(RAW),
+        "CONTIMG_CATALOGUE": str(TRUTH / "catalogue.parquet"),
+        "CONTIMG_SEASON_START": "2026-01-08",
+        "CONTIMG_SEASON_END": "2026-02-12",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def simulate() -> None:
+    """Write the raw files unless they are there."""
+    subprocess.run(
+        [*CONTIMG, "simulate", str(ROOT / "demo" / "full.toml"), "--out", str(RAW), "--truth", str(TRUTH)], check=True
+    )
+
+
+def field_files() -> list[Path]:
+    """The sub-band files of the field: the later of the two observations."""
+    files = sorted(RAW.glob("*_sb*.hdf5"))
+    hour = files[-1].name[:13]
+    return [file for file in files if file.name.startswith(hour)]
+
+
+def run_child(command: Sequence[str | Path], log: Path | None = None) -> Run:
+    """Run a process to its end; SystemExit with the end of its output if it fails."""
+    sink = log or DATA / "child.log"
+    with sink.open("wb") as stream:
+        began = time.perf_counter()
+        process = subprocess.Popen([str(word) for word in command], stdout=stream, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = "\n".join(sink.read_text(errors="replace").splitlines()[-15:])
+        raise SystemExit(f"{' '.join(map(str, command[:4]))} ... ended with code {process.returncode}:\n{tail}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def in_turn(ours: Callable[[], Run], peer: Callable[[], Run], n_pairs: int) -> list[tuple[Run, Run]]:
+    """Run both in turn; the first pair is not counted: it compiles ours and brings the files of both into memory."""
+    pairs = []
+    for k in range(n_pairs + 1):
+        pair = ours(), peer()
+        print(
+            f"{'warm-up' if k == 0 else f'pair {k}'}: ours {pair[0].seconds:.1f} s, peer {pair[1].seconds:.1f} s",
+            flush=True,
+        )
+        pairs.append(pair)
+    return pairs[1:]
+
+
+def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Mapping[str, Any]) -> dict[str, Any]:
+    """One result: medians of seconds and of the ratios of the pairs, largest memory, and how far the results agree.
+
+    Processor seconds stand beside wall-clock ones: on a machine that others use they show what the wall clock hides.
+    """
+    return {
+        "name": name,
+        "peer": peer,
+        "ours_s": statistics.median(ours.seconds for ours, _ in pairs),
+        "peer_s": statistics.median(theirs.seconds for _, theirs in pairs),
+        "ratio": statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs),
+        "ours_cpu_s": statistics.median(ours.cpu_s for ours, _ in pairs),
+        "peer_cpu_s": statistics.median(theirs.cpu_s for _, theirs in pairs),
+        "ours_peak_mb": max(ours.peak_mb for ours, _ in pairs),
+        "peer_peak_mb": max(theirs.peak_mb for _, theirs in pairs),
+        "agreement": dict(agreement),
+        "runs": len(pairs),
+    }
+
+
+def write_result(result: Mapping[str, Any]) -> None:
+    """Put a result in the place of the one with its name and peer in ``benchmarks/results/latest.json``; print the table."""
+    known = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
+    results = [other for other in known if (other["name"], other["peer"]) != (result["name"], result["peer"])]
+    results.append(dict(result))
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    RESULTS.with_suffix(".md").write_text(markdown(results))
+    print(markdown([result]) + json.dumps(result["agreement"], indent=1))
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """Results as a Markdown table."""
+    lines = [_TABLE_FIELDS, ["---"] * len(_TABLE_FIELDS)]
+    lines += [[_shown(result[name]) for name in _TABLE_FIELDS] for result in results]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def make_measurement_set(path: Path) -> None:
+    """The calls of asset ``measurement_set`` on the field's files: read, phase, flag, write."""
+    from contimg_assets.science.conversion import to_visibilities
+    from contimg_assets.science.flagging import FlagSettings, flag_visibilities
+    from contimg_assets.science.raw_observation import RawObservation
+    from contimg_resources.measurement_sets import write_measurement_set
+    from contimg_resources.uvh5 import read_observation
+
+    raw = RawObservation(**read_observation(field_files(), n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
+    visibilities = to_visibilities(raw)
+    flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings(n_subbands=16))
+    write_measurement_set(path, visibilities.columns())
+
+
+def calibrated_measurement_set() -> Path:
+    """The field, flagged and calibrated against its own catalogue, with CORRECTED_DATA; made once."""
+    path = DATA / "field.ms"
+    if not path.exists():
+        simulate()
+        partial = DATA / "field-in-progress.ms"
+        shutil.rmtree(partial, ignore_errors=True)
+        make_measurement_set(partial)
+        model = ["--model", TRUTH / "catalogue.parquet", "--field", "0", "--apply"]
+        run_child(
+            [*CONTIMG, "calibrate", partial, *model, "--bandpass", DATA / "field.bcal", "--gain", DATA / "field.gcal"]
+        )
+        partial.rename(path)
+    return path
