@@ -42,6 +42,8 @@ from contimg_assets.science.imaging.restore import RestoringBeam
 from contimg_assets.science.photometry.pixel_grid import matching_map, pixel_beam
 from contimg_assets.science.threads import in_threads, slices
 
+_RMS_STRIDE = 8
+
 
 @dataclass(frozen=True, slots=True)
 class MosaicSettings:
