@@ -30,8 +30,8 @@ _NODE_CLASSES = 1.12
 """Grids have one of a geometric series of lengths, so that series of nearly equal lengths share templates."""
 
 _WIDTH_RATIO = 1.4
-_PEAK_STEP = 0.3
-_WIDTH_MAX_SPANS = 3.0
+_PEAK_STEP = 0.25
+_WIDTH_MAX_SPANS = 1.5
 """Longest template in spans of the grid: an event may outlast the observations, and still change while they last."""
 
 _PEAK_OUTSIDE = 0.3
@@ -159,7 +159,7 @@ def grid_templates(n_node: int, step_d: float, width_min_d: float, width_max_d: 
                 peaks.append(peak)
     every = np.concatenate(dips, axis=1)
     half_deep = np.sum(-every >= 0.5 * np.max(-every, axis=0), axis=0)
-    usable = (half_deep >= _HALF_DEEP_NODES_MIN) & (np.max(-every, axis=0) > 0.5)
+    usable = (half_deep >= _HALF_DEEP_NODES_MIN) & (np.max(-every, axis=0) > 0.25)
     return GridTemplates(
         np.ascontiguousarray(every[:, usable], dtype=np.float32),
         np.concatenate(fwhm)[usable],

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 RED_RMS = (0.01, 0.5, 9)
 """Red noise is tried with these rms relative to the flux density: smallest, largest, number of geometric steps."""
 
-RED_TIMES = (2.5, 6.0, 15.0, 40.0)
+RED_TIMES = (2.5, 4.5, 8.0, 14.0, 25.0, 45.0)
 """tau: memory of the red noise in units of the median sampling interval."""
 
 LOG_SCALE_SIGMA = 0.6

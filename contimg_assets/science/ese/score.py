@@ -5,8 +5,8 @@ not: describing an event (``detect``) and naming it (``verdict``).
 
 Method. Red noise and a slow event look alike in one light curve, but not in a thousand: the noise models of
 ``noise.noise_grid`` get prior weights from all light curves of the table together, by expectation maximisation of a
-mixture in which each light curve may also hold one event (which costs ``_EVENT_COST``, so that noise does not pass for
-events nor events for noise). The score of a light curve is twice the difference of the best log-likelihoods with and
+mixture in which each light curve may also hold one event (which costs ``_EVENT_COST``): noise does not pass for events,
+nor events for noise. The score of a light curve is twice the difference of the best log-likelihoods with and
 without an event, each with the noise model that suits it best, prior included. What the score means is calibrated by
 simulating the same noise on the same sampling (``false_alarms``).
 
@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import GriddedWindows, grid_templates, put_on_grids
 from contimg_assets.science.ese.noise import log_likelihood, noise_grid
-from contimg_assets.science.ese.search import DEPTH_MAX
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 
 _EVENT_COST = 10.0
-"""Log-likelihood an event must gain before it is believed while the noise is learned: rarity (1 in 1000) and trials."""
+"""Log-likelihood an event must gain to be believed while the noise is learned: rarity (1 in 1000) and trials. Learning
+the rarity too fails: in two months of data red noise cannot be told from many events."""
 
-_LEARN_FROM = 1500
+_LEARN_FROM = 1000
 """Windows the noise of the population is learned from; its weights are then good to 3 per cent."""
 
 _PRIOR_WINDOWS = 2.0
@@ -46,12 +46,16 @@ _PRIOR_WINDOWS = 2.0
 _ITERATIONS = 60
 _EVENT_MODELS_MAX = 6
 _EVENT_MODELS_WEIGHT = 0.99
-"""Events are compared with the likeliest noise models only, up to this weight: the others would raise no score by
-much, and each costs as much."""
+"""Usual light curves are compared with the likeliest noise models only, at most so many, up to this weight."""
 
-_SIMULATIONS = 600
+_SIMULATIONS = (600, 3000)
+"""Fewest and most simulated windows of a grid; as many as there are real ones in between."""
+
 _ERROR_CLASS = 0.25
-"""Step in ln(error) within which red-noise variances of templates are shared."""
+"""Step in ln(error) between which red-noise variances of templates are interpolated."""
+
+_CONSTANT = 1e-4
+"""Part of a template's variance that must be left without its mean."""
 
 _BATCH = 256
 
@@ -99,10 +103,9 @@ def score_series(series: list[Series], settings: SearchSettings, rng: np.random.
     models = noise_grid(float(np.median([grid.step_d for grid in grids for _ in grid.series])))
     models = _learned(grids, models, settings, rng)
     for grid in grids:
-        chosen = _event_models(models)
-        ratio, template = _ratios(grid, models, chosen, settings)
+        ratio, template = _ratios(grid, models, settings)
         noise = _simulated(grid, models, rng)
-        trials = trials_from_noise(np.sqrt(np.maximum(_ratios(noise, models, chosen, settings)[0], 0.0)))
+        trials = trials_from_noise(np.sqrt(np.maximum(_ratios(noise, models, settings)[0], 0.0)))
         bank = grid_templates(grid.value.shape[1], grid.step_d, settings.width_min_d, settings.width_max_d)
         for k, of in enumerate(position[grid.series]):
             z = float(np.sqrt(max(ratio[k], 0.0)))
@@ -145,7 +148,7 @@ def _learned(
     for grid in grids:
         few = rng.permutation(grid.series.size)[: int(np.ceil(share * grid.series.size))]
         flat = np.column_stack([models[:, :2], np.zeros(len(models))])
-        null, event, _ = _log_likelihoods(_part(grid, few), flat, np.arange(len(models)), settings)
+        null, event, _ = log_likelihoods(_part(grid, few), flat, np.arange(len(models)), settings)
         found.append(np.logaddexp(null, event - _EVENT_COST))
     log_l = np.concatenate(found)
     likelihood = np.exp(log_l - log_l.max(axis=1, keepdims=True))
@@ -165,32 +168,45 @@ def _part(grid: GriddedWindows, rows: NDArray[np.int64]) -> GriddedWindows:
 
 def _simulated(grid: GriddedWindows, models: NDArray[np.float64], rng: np.random.Generator) -> GriddedWindows:
     """Windows of noise alone as the population has it, with the errors and gaps of real windows."""
-    like = _part(grid, rng.integers(grid.series.size, size=_SIMULATIONS))
+    n = int(np.clip(grid.series.size, *_SIMULATIONS))
+    like = _part(grid, rng.integers(grid.series.size, size=n))
     weight = np.exp(-models[:, 2])
-    kind = rng.choice(len(models), size=_SIMULATIONS, p=weight / weight.sum())
-    state = rng.standard_normal(_SIMULATIONS)
+    kind = rng.choice(len(models), size=n, p=weight / weight.sum())
+    state = rng.standard_normal(n)
     white = rng.standard_normal(like.value.shape)
     noise = np.empty_like(like.value)
     memory = np.exp(-like.step_d / models[kind, 1])
     for i in range(noise.shape[1]):
         noise[:, i] = models[kind, 0] * state
-        state = memory * state + np.sqrt(1.0 - memory**2) * rng.standard_normal(_SIMULATIONS)
+        state = memory * state + np.sqrt(1.0 - memory**2) * rng.standard_normal(n)
     observed = like.weight > 0.0
     noise += white / np.sqrt(np.where(observed, like.weight, 1.0))
     return GriddedWindows(like.series, like.start_mjd, np.where(observed, noise, 0.0), like.weight, like.step_d)
 
 
 def _ratios(
-    grid: GriddedWindows, models: NDArray[np.float64], chosen: NDArray[np.int64], settings: SearchSettings
+    grid: GriddedWindows, models: NDArray[np.float64], settings: SearchSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Twice the gain in log-likelihood of the best event of each window, and its template."""
-    null, event, template = _log_likelihoods(grid, models, chosen, settings)
+    """Twice the gain in log-likelihood of the best event of each window, and its template.
+
+    Events are compared with the population's likeliest noise models; where another model suits a window better, it
+    holds something unusual, and all models are tried.
+    """
+    chosen = _event_models(models)
+    null, event, template = log_likelihoods(grid, models, chosen, settings)
+    rows = np.arange(len(null))
     best = np.argmax(event, axis=1)
-    rows = np.arange(best.size)
-    return 2.0 * (event[rows, best] - null.max(axis=1)), template[rows, best]
+    highest, where = event[rows, best], template[rows, best]
+    unusual = np.flatnonzero(~np.isin(np.argmax(null, axis=1), chosen))
+    if unusual.size:
+        _, event, template = log_likelihoods(_part(grid, unusual), models, np.arange(len(models)), settings)
+        best = np.argmax(event, axis=1)
+        rows = np.arange(unusual.size)
+        highest[unusual], where[unusual] = event[rows, best], template[rows, best]
+    return 2.0 * (highest - null.max(axis=1)), where
 
 
-def _log_likelihoods(
+def log_likelihoods(
     grid: GriddedWindows, models: NDArray[np.float64], chosen: NDArray[np.int64], settings: SearchSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Log-likelihoods of noise alone (n_window, n_model), with the best event for the chosen models, and its template."""
@@ -200,25 +216,28 @@ def _log_likelihoods(
     template = np.zeros((n_window, chosen.size), dtype=np.int64)
     dips = grid_templates(grid.value.shape[1], grid.step_d, settings.width_min_d, settings.width_max_d).dips
     square = dips * dips
-    error = _typical_error(grid.weight)
-    error_class = np.rint(np.log(error) / _ERROR_CLASS).astype(np.int64)
-    jobs = []
-    for one in np.unique(error_class):
-        spread = _spreads(dips, np.exp(_ERROR_CLASS * one), models[chosen], grid.step_d)
-        members = np.flatnonzero(error_class == one)
-        jobs += [(members[a : a + _BATCH], spread) for a in range(0, members.size, _BATCH)]
+    position = np.log(_typical_error(grid.weight)) / _ERROR_CLASS
+    error_class = np.floor(position).astype(np.int64)
+    ratio = {
+        int(one): _variance_ratios(dips, np.exp(_ERROR_CLASS * one), models[chosen], grid.step_d)
+        for one in np.unique([error_class, error_class + 1])
+    }
+    jobs = [
+        (int(one), members)
+        for one in np.unique(error_class)
+        for members in _batches(np.flatnonzero(error_class == one), _BATCH)
+    ]
 
-    def work(job: tuple[NDArray[np.int64], NDArray[np.float32]]) -> None:
-        rows, spread = job
-        weight, value = grid.weight[rows], grid.value[rows]
-        log_l, residual, chi2, log_determinant = _whitened(value, weight, models, chosen, grid.step_d)
+    def work(job: tuple[int, NDArray[np.int64]]) -> None:
+        one, rows = job
+        weight, part = grid.weight[rows], (position[rows] - one).astype(np.float32)
+        log_l, residual, chi2, log_determinant = _whitened(grid.value[rows], weight, models, chosen, grid.step_d)
         null[rows] = log_l
         share = weight.astype(np.float32)
         white = share @ square - (share @ dips) ** 2 / share.sum(axis=1, keepdims=True)
         n_point = np.sum(weight > 0.0, axis=1)
         for k in range(chosen.size):
-            product = residual[k] @ dips
-            gain, best = _best_templates(product, white, spread[k] / spread[-1])
+            gain, best = _best_templates(residual[k] @ dips, white, ratio[one][k], ratio[one + 1][k], part)
             template[rows, k] = best
             event[rows, k] = _with_event(chi2[:, k], gain, log_determinant[:, k], n_point)
 
@@ -228,34 +247,38 @@ def _log_likelihoods(
     return null, event, template
 
 
+def _batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [rows[start : start + size] for start in range(0, rows.size, size)]
+
+
 def _typical_error(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median error of the points of each window."""
     error = np.divide(1.0, np.sqrt(weight), out=np.full(weight.shape, np.nan), where=weight > 0.0)
     return np.asarray(np.nanmedian(error, axis=1))
 
 
-def _spreads(
+def _variance_ratios(
     dips: NDArray[np.float32], error: float, models: NDArray[np.float64], step_d: float
 ) -> NDArray[np.float32]:
-    """T' C^-1 T with a constant projected out, for complete light curves of equal errors.
+    """T' C^-1 T over that of white noise, for complete light curves of equal errors, a constant projected out.
 
     Returns
     -------
-    array of float32, shape (n_model + 1, n_template)
-        One row per noise model, and white noise last; NaN for templates that are as good as constant.
+    array of float32, shape (n_model, n_template)
+        NaN for templates that are as good as constant.
     """
     time = step_d * np.arange(dips.shape[0])
     shape = dips.astype(np.float64)
     rows = []
-    for rms, tau_d, _ in [*models, (0.0, 1.0, 0.0)]:
+    for rms, tau_d, _ in [(0.0, 1.0, 0.0), *models]:
         covariance = rms**2 * np.exp(-np.abs(time[:, None] - time[None, :]) / tau_d)
         covariance[np.diag_indices_from(covariance)] += error**2
         inverse = np.linalg.inv(covariance)
         product = inverse @ shape
         whole = np.einsum("it,it->t", shape, product)
         rest = whole - np.sum(product, axis=0) ** 2 / inverse.sum()
-        rows.append(np.where(rest > 1e-4 * whole, rest, np.nan))
-    return np.array(rows, dtype=np.float32)
+        rows.append(np.where(rest > _CONSTANT * whole, rest, np.nan))
+    return np.array(rows[1:] / rows[0], dtype=np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -315,17 +338,24 @@ def _whitened(
 
 @numba.njit(cache=True, nogil=True)
 def _best_templates(
-    product: NDArray[np.float32], white: NDArray[np.float32], ratio: NDArray[np.float32]
+    product: NDArray[np.float32],
+    white: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    part: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Largest product^2 / variance of each window and its template, the variance being ``white * ratio``."""
+    """Largest product^2 / variance of each window and its template.
+
+    The variance is ``white`` times a ratio ``part`` of the way from ``low`` to ``high``, the errors on either side.
+    """
     gain = np.zeros(product.shape[0])
     best = np.zeros(product.shape[0], dtype=np.int64)
     for k in range(product.shape[0]):
         highest, where = np.float32(0.0), 0
         for t in range(product.shape[1]):
-            spread = white[k, t] * ratio[t]
-            # A source cannot lose more than all of its flux density; NaN compares as False.
-            if product[k, t] > np.float32(0.0) and product[k, t] <= np.float32(DEPTH_MAX) * spread:
+            spread = white[k, t] * (low[t] + part[k] * (high[t] - low[t]))
+            # NaN compares as False.
+            if product[k, t] > np.float32(0.0) and spread > np.float32(0.0):
                 z2 = product[k, t] * product[k, t] / spread
                 if z2 > highest:
                     highest, where = z2, t

@@ -99,6 +99,12 @@ def _whiten(value: NDArray[np.float64], gains: NDArray[np.float64]) -> tuple[NDA
 
 
 @numba.njit(cache=True)
+def _is_too_deep(depth: float, lost: float, data_one: float, one_one: float) -> bool:
+    """Whether a dip of this depth exceeds its own quiescent level by more than noise explains."""
+    return depth > DEPTH_MAX * (data_one - depth * lost) / one_one
+
+
+@numba.njit(cache=True)
 def best_peaks(
     time: NDArray[np.float64],
     value: NDArray[np.float64],
@@ -147,11 +153,10 @@ def best_peaks(
             for s in range(n_shape):
                 spread = work[0, s] - work[2, s] * work[2, s] / one_one
                 product = work[1, s] - work[2, s] * data_one / one_one
-                if spread < 1e-3 * work[0, s] or product <= 0.0 or (s < n_dips and product > DEPTH_MAX * spread):
+                if spread < 1e-3 * work[0, s] or product <= best_z[w, s] * math.sqrt(spread):
                     continue
-                z = product / math.sqrt(spread)
-                if z > best_z[w, s]:
-                    best_z[w, s] = z
+                if s >= n_dips or not _is_too_deep(product / spread, work[2, s], data_one, one_one):
+                    best_z[w, s] = product / math.sqrt(spread)
                     best_peak[w, s] = peak
     return best_z, best_peak
 
@@ -205,9 +210,11 @@ def likelihood_ratios(
             for s in range(n_shape):
                 spread = work[0, s] - work[2, s] * work[2, s] / one_one
                 product = work[1, s] - work[2, s] * data_one / one_one
-                if spread < 1e-3 * work[0, s] or product <= 0.0 or (s < n_dips and product > DEPTH_MAX * spread):
+                if spread < 1e-3 * work[0, s] or product <= 0.0:
                     continue
                 depth = product / spread
+                if s < n_dips and _is_too_deep(depth, work[2, s], data_one, one_one):
+                    continue
                 log_l, scale = log_likelihood(max(chi2 - product * depth, 0.0), log_determinant, n)
                 if log_l > events[0, k, s]:
                     events[0, k, s], events[1, k, s], events[3, k, s], events[4, k, s] = log_l, depth, scale, m
