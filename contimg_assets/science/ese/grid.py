@@ -22,15 +22,15 @@ from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import dip_fwhm
 from contimg_assets.science.plasma_lens import lens_gain
 
-NODES_MAX = 366
-"""Nodes of the longest window: a year of daily points."""
+NODES_MAX = 240
+"""Nodes of the longest window: eight months of daily points. Costs grow with the cube."""
 
 _STEP_MIN_D = 1.0
 _NODE_CLASSES = 1.12
 """Grids have one of a geometric series of lengths, so that series of nearly equal lengths share templates."""
 
 _WIDTH_RATIO = 1.4
-_PEAK_STEP = 0.25
+_PEAK_STEP = 0.3
 _WIDTH_MAX_SPANS = 1.5
 """Longest template in spans of the grid: an event may outlast the observations, and still change while they last."""
 

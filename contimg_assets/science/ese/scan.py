@@ -22,6 +22,10 @@ _LOOKS_PER_EVENT = 2
 """Glitches that look significant are cut out too; this bounds how many."""
 
 
+_UNUSUAL_SIGNIFICANCE = 3.0
+"""Light curves unlike the population's noise are looked at in detail from this score on."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchedSeries:
     """One series to search, as observed and without glitches, and the bands that tell colours."""
@@ -71,9 +75,13 @@ def scan(
     searched = _to_search(rows, settings)
     scores = score_series([item.clean for item in searched], settings, rng)
     found: list[Find] = []
-    for item, noise_alone, trials in zip(searched, scores.false_alarm_probability, scores.trials, strict=True):
-        if item.n_searched * noise_alone <= settings.false_alarm_probability_max:
-            found += _search(item, settings, scores.models, item.n_searched * float(trials))
+    promising = scores.false_alarm_probability * [item.n_searched for item in searched] <= (
+        settings.false_alarm_probability_max
+    )
+    promising |= scores.is_unusual & (scores.significance >= _UNUSUAL_SIGNIFICANCE)
+    for k in np.flatnonzero(promising):
+        item = searched[k]
+        found += _search(item, settings, scores.models, item.n_searched * float(scores.trials[k]))
     return searched, _one_per_event(found)
 
 

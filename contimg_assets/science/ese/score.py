@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -54,6 +55,9 @@ _SIMULATIONS = (600, 3000)
 _ERROR_CLASS = 0.25
 """Step in ln(error) between which red-noise variances of templates are interpolated."""
 
+_RESTLESS = 4.0
+"""Mean square of the points in units of their errors above which a light curve is always looked at in detail."""
+
 _CONSTANT = 1e-4
 """Part of a template's variance that must be left without its mean."""
 
@@ -77,6 +81,10 @@ class Scores:
     peak_mjd: NDArray[np.float64]
     """Shape (n_series,): the best template."""
 
+    is_unusual: NDArray[np.bool_]
+    """Shape (n_series,): noise of a kind the population does not have, or far beyond the errors; an event with small
+    errors looks like that, and the templates of the grid are too coarse for it."""
+
     models: NDArray[np.float64]
     """Shape (n_model, 3): noise models with the penalties the population gives them, as of ``noise_grid``."""
 
@@ -94,7 +102,8 @@ def score_series(series: list[Series], settings: SearchSettings, rng: np.random.
         For the light curves the noise is learned from and the noise that calibrates.
     """
     blank = np.full(len(series), np.nan)
-    scores = Scores(blank, blank.copy(), blank.copy(), blank.copy(), blank.copy(), noise_grid(1.0))
+    unusual = np.zeros(len(series), dtype=np.bool_)
+    scores = Scores(blank, blank.copy(), blank.copy(), blank.copy(), blank.copy(), unusual, noise_grid(1.0))
     long_enough = [s for s in series if s.time_mjd.size >= settings.n_epochs_min]
     if not long_enough:
         return scores
@@ -103,12 +112,13 @@ def score_series(series: list[Series], settings: SearchSettings, rng: np.random.
     models = noise_grid(float(np.median([grid.step_d for grid in grids for _ in grid.series])))
     models = _learned(grids, models, settings, rng)
     for grid in grids:
-        ratio, template = _ratios(grid, models, settings)
+        ratio, template, is_unusual = _ratios(grid, models, settings)
         noise = _simulated(grid, models, rng)
         trials = trials_from_noise(np.sqrt(np.maximum(_ratios(noise, models, settings)[0], 0.0)))
         bank = grid_templates(grid.value.shape[1], grid.step_d, settings.width_min_d, settings.width_max_d)
         for k, of in enumerate(position[grid.series]):
             z = float(np.sqrt(max(ratio[k], 0.0)))
+            unusual[of] |= is_unusual[k]
             known = scores.significance[of]
             scores.trials[of] = trials + (0.0 if np.isnan(known) else scores.trials[of])
             if np.isnan(known) or z > known:
@@ -125,6 +135,7 @@ def score_series(series: list[Series], settings: SearchSettings, rng: np.random.
         scores.trials,
         scores.fwhm_d,
         scores.peak_mjd,
+        unusual,
         models,
     )
 
@@ -186,8 +197,8 @@ def _simulated(grid: GriddedWindows, models: NDArray[np.float64], rng: np.random
 
 def _ratios(
     grid: GriddedWindows, models: NDArray[np.float64], settings: SearchSettings
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Twice the gain in log-likelihood of the best event of each window, and its template.
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Twice the gain in log-likelihood of the best event of each window, its template, and whether it is unusual.
 
     Events are compared with the population's likeliest noise models; where another model suits a window better, it
     holds something unusual, and all models are tried.
@@ -197,13 +208,21 @@ def _ratios(
     rows = np.arange(len(null))
     best = np.argmax(event, axis=1)
     highest, where = event[rows, best], template[rows, best]
-    unusual = np.flatnonzero(~np.isin(np.argmax(null, axis=1), chosen))
+    unlike_others = ~np.isin(np.argmax(null, axis=1), chosen)
+    unusual = np.flatnonzero(unlike_others)
     if unusual.size:
         _, event, template = log_likelihoods(_part(grid, unusual), models, np.arange(len(models)), settings)
         best = np.argmax(event, axis=1)
         rows = np.arange(unusual.size)
         highest[unusual], where[unusual] = event[rows, best], template[rows, best]
-    return 2.0 * (highest - null.max(axis=1)), where
+    return 2.0 * (highest - null.max(axis=1)), where, unlike_others | _is_restless(grid)
+
+
+def _is_restless(grid: GriddedWindows) -> NDArray[np.bool_]:
+    """Whether a window varies so far beyond its errors that the mismatch of coarse templates outweighs its noise."""
+    mean = np.sum(grid.weight * grid.value, axis=1, keepdims=True) / np.sum(grid.weight, axis=1, keepdims=True)
+    chi2 = np.sum(grid.weight * (grid.value - mean) ** 2, axis=1)
+    return np.asarray(chi2 > _RESTLESS * np.sum(grid.weight > 0.0, axis=1))
 
 
 def log_likelihoods(
@@ -214,12 +233,15 @@ def log_likelihoods(
     null = np.empty((n_window, len(models)))
     event = np.empty((n_window, chosen.size))
     template = np.zeros((n_window, chosen.size), dtype=np.int64)
-    dips = grid_templates(grid.value.shape[1], grid.step_d, settings.width_min_d, settings.width_max_d).dips
+    sampling = (grid.value.shape[1], grid.step_d, settings.width_min_d, settings.width_max_d)
+    dips = grid_templates(*sampling).dips
     square = dips * dips
     position = np.log(_typical_error(grid.weight)) / _ERROR_CLASS
     error_class = np.floor(position).astype(np.int64)
     ratio = {
-        int(one): _variance_ratios(dips, np.exp(_ERROR_CLASS * one), models[chosen], grid.step_d)
+        int(one): np.stack(
+            [_variance_ratio(sampling, int(one), rms, tau_d) for rms, tau_d, _ in models[chosen].tolist()]
+        )
         for one in np.unique([error_class, error_class + 1])
     }
     jobs = [
@@ -257,28 +279,28 @@ def _typical_error(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.nanmedian(error, axis=1))
 
 
-def _variance_ratios(
-    dips: NDArray[np.float32], error: float, models: NDArray[np.float64], step_d: float
+@lru_cache(maxsize=2048)
+def _variance_ratio(
+    sampling: tuple[int, float, float, float], error_class: int, rms: float, tau_d: float
 ) -> NDArray[np.float32]:
     """T' C^-1 T over that of white noise, for complete light curves of equal errors, a constant projected out.
 
     Returns
     -------
-    array of float32, shape (n_model, n_template)
-        NaN for templates that are as good as constant.
+    array of float32, shape (n_template,)
+        NaN for templates that are as good as constant; cached, because days and simulations share it.
     """
-    time = step_d * np.arange(dips.shape[0])
-    shape = dips.astype(np.float64)
-    rows = []
-    for rms, tau_d, _ in [(0.0, 1.0, 0.0), *models]:
-        covariance = rms**2 * np.exp(-np.abs(time[:, None] - time[None, :]) / tau_d)
-        covariance[np.diag_indices_from(covariance)] += error**2
-        inverse = np.linalg.inv(covariance)
-        product = inverse @ shape
-        whole = np.einsum("it,it->t", shape, product)
-        rest = whole - np.sum(product, axis=0) ** 2 / inverse.sum()
-        rows.append(np.where(rest > _CONSTANT * whole, rest, np.nan))
-    return np.array(rows[1:] / rows[0], dtype=np.float32)
+    dips = grid_templates(*sampling).dips
+    time = sampling[1] * np.arange(dips.shape[0])
+    variance = math.exp(2.0 * _ERROR_CLASS * error_class)
+    white = np.sum(dips * dips, axis=0) - np.sum(dips, axis=0) ** 2 / time.size
+    white = np.where(white > _CONSTANT * np.sum(dips * dips, axis=0), white, np.nan)
+    covariance = rms**2 * np.exp(-np.abs(time[:, None] - time[None, :]) / tau_d) / variance
+    covariance[np.diag_indices_from(covariance)] += 1.0
+    inverse = np.linalg.inv(covariance)
+    product = inverse.astype(np.float32) @ dips
+    rest = np.einsum("it,it->t", dips, product) - np.sum(product, axis=0) ** 2 / np.float32(inverse.sum())
+    return np.asarray(np.where(rest > 0.0, rest / white, np.nan), dtype=np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
