@@ -79,6 +79,7 @@ def scan(
         settings.false_alarm_probability_max
     )
     promising |= scores.is_unusual & (scores.significance >= _UNUSUAL_SIGNIFICANCE)
+    promising |= scores.significance >= settings.significance_min
     for k in np.flatnonzero(promising):
         item = searched[k]
         found += _search(item, settings, scores.models, item.n_searched * float(scores.trials[k]))
@@ -105,7 +106,8 @@ def _search(item: SearchedSeries, settings: SearchSettings, models: NDArray[np.f
         if dip is None:
             break
         probability = false_alarm_probability(dip.significance, trials)
-        if probability > settings.false_alarm_probability_max or len(found) == settings.events_per_source_max:
+        is_noise = probability > settings.false_alarm_probability_max and dip.significance < settings.significance_min
+        if is_noise or len(found) == settings.events_per_source_max:
             break
         if dip.is_credible:
             found.append(Find(dip, item, probability))
