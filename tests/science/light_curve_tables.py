@@ -97,7 +97,14 @@ def gbi_light_curve(folder, name):
     for hz, flux, error in ((2.25e9, columns[1], columns[3]), (8.3e9, columns[2], columns[4])):
         tables.append(
             pl.DataFrame(
-                {"source_id": name, "mjd": columns[0], "frequency_hz": hz, "flux_jy": flux, "flux_err_jy": error}
+                {
+                    "source_id": name,
+                    "band": f"{hz / 1e9} GHz",
+                    "mjd": columns[0],
+                    "frequency_hz": hz,
+                    "flux_jy": flux,
+                    "flux_err_jy": error,
+                }
             )
         )
     return pl.concat(tables).filter(pl.col("flux_jy") > 0.0)
@@ -140,3 +147,42 @@ def power_of_the_score(n_days, red_rms, n_null, n_event, rng, *, error=0.05, tau
         series.append(Series("s", "full", 1.4e9, time, value / level, np.full(n_days, error / level), level))
     probability = score_series(series, SearchSettings(), rng).false_alarm_probability
     return float(np.mean(probability[n_null:] <= 1e-3)), float(np.mean(probability[:n_null] <= 1e-3))
+
+
+def ordinary_population(n_source, n_days, rng):
+    """Sources that are not lensed, in all bands: 87 per cent constant, 10 scintillating, 3 flaring; errors 1-10 per cent."""
+    time = sidereal_days(n_days)
+    parts = []
+    for k in range(n_source):
+        kind, gain = "constant", constant(time)
+        draw = rng.uniform()
+        if draw < 0.10:
+            rms, tau_d = rng.uniform(0.03, 0.2), np.exp(rng.uniform(*np.log((2.0, 30.0))))
+            walk = np.maximum(1.0 + rms * ornstein_uhlenbeck(time, tau_d, rng), 0.05)
+            kind, gain = "scintillator", lambda _, walk=walk: walk
+        elif draw < 0.13:
+            kind = "flare"
+            gain = flare(
+                time,
+                time[0] + rng.uniform(0.0, n_days),
+                amplitude=rng.uniform(0.2, 2.0),
+                rise_d=rng.uniform(0.5, 5.0),
+                decay_d=rng.uniform(2.0, 15.0),
+            )
+        parts.append(all_bands(f"{kind}{k}", time, gain, np.exp(rng.uniform(*np.log((0.01, 0.1)))), rng))
+    return pl.concat(parts)
+
+
+def events_with_colours(n_event, n_days, rng, *, chromatic):
+    """Lenses (depth 0.25-0.8, FWHM 6-25 d), or Gaussian dips of the same depths and widths at all frequencies."""
+    time = sidereal_days(n_days)
+    parts = []
+    for k in range(n_event):
+        depth, fwhm_d = rng.uniform(0.25, 0.75), rng.uniform(6.0, 25.0)
+        peak = time[0] + rng.uniform(0.3, 0.7) * n_days
+        if chromatic:
+            gain = lens(time, peak, depth=depth, width_d=fwhm_d / 3.4)
+        else:
+            gain = gaussian_dip(time, peak, depth=depth, fwhm_d=fwhm_d)
+        parts.append(all_bands(f"{'lens' if chromatic else 'dip'}{k}", time, gain, 0.02, rng))
+    return pl.concat(parts)

@@ -88,9 +88,9 @@ def put_on_grids(series: list[Series], settings: SearchSettings) -> list[Gridded
             if np.unique(node[inside]).size < settings.n_epochs_min:
                 continue
             length = _length_class(int(node[inside][-1]) - first + 1)
-            total = np.bincount(node[inside] - first, weight[inside], length)
+            total = np.asarray(np.bincount(node[inside] - first, weight[inside], length), dtype=np.float64)
             sums = np.bincount(node[inside] - first, weight[inside] * (one.value[inside] - 1.0), length)
-            mean = np.divide(sums, total, out=np.zeros(length), where=total > 0.0)
+            mean = np.asarray(np.divide(sums, total, out=np.zeros(length), where=total > 0.0), dtype=np.float64)
             rows.setdefault((step, length), []).append((k, float(one.time_mjd[0] + first * step), mean, total))
     return [
         GriddedWindows(

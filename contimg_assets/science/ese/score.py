@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import GriddedWindows, grid_templates, put_on_grids
-from contimg_assets.science.ese.noise import log_likelihood, noise_grid
+from contimg_assets.science.ese.noise import noise_grid
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
+from contimg_assets.science.ese.whitening import best_templates, whitened, with_event
 
 _EVENT_COST = 10.0
 """Log-likelihood an event must gain to be believed while the noise is learned: rarity (1 in 1000) and trials. Learning
@@ -51,6 +52,9 @@ _EVENT_MODELS_WEIGHT = 0.99
 
 _SIMULATIONS = (600, 3000)
 """Fewest and most simulated windows of a grid; as many as there are real ones in between."""
+
+_COMMON = 0.02
+"""Weight from which a noise model is simulated: rarer ones are mostly events that no template fits well."""
 
 _ERROR_CLASS = 0.25
 """Step in ln(error) between which red-noise variances of templates are interpolated."""
@@ -182,6 +186,7 @@ def _simulated(grid: GriddedWindows, models: NDArray[np.float64], rng: np.random
     n = int(np.clip(grid.series.size, *_SIMULATIONS))
     like = _part(grid, rng.integers(grid.series.size, size=n))
     weight = np.exp(-models[:, 2])
+    weight[weight < min(_COMMON, weight.max())] = 0.0
     kind = rng.choice(len(models), size=n, p=weight / weight.sum())
     state = rng.standard_normal(n)
     white = rng.standard_normal(like.value.shape)
@@ -253,15 +258,15 @@ def log_likelihoods(
     def work(job: tuple[int, NDArray[np.int64]]) -> None:
         one, rows = job
         weight, part = grid.weight[rows], (position[rows] - one).astype(np.float32)
-        log_l, residual, chi2, log_determinant = _whitened(grid.value[rows], weight, models, chosen, grid.step_d)
+        log_l, residual, chi2, log_determinant = whitened(grid.value[rows], weight, models, chosen, grid.step_d)
         null[rows] = log_l
         share = weight.astype(np.float32)
         white = share @ square - (share @ dips) ** 2 / share.sum(axis=1, keepdims=True)
         n_point = np.sum(weight > 0.0, axis=1)
         for k in range(chosen.size):
-            gain, best = _best_templates(residual[k] @ dips, white, ratio[one][k], ratio[one + 1][k], part)
+            gain, best = best_templates(residual[k] @ dips, white, ratio[one][k], ratio[one + 1][k], part)
             template[rows, k] = best
-            event[rows, k] = _with_event(chi2[:, k], gain, log_determinant[:, k], n_point)
+            event[rows, k] = with_event(chi2[:, k], gain, log_determinant[:, k], n_point)
 
     with ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS)) as pool:
         for _ in pool.map(work, jobs):
@@ -298,99 +303,7 @@ def _variance_ratio(
     covariance = rms**2 * np.exp(-np.abs(time[:, None] - time[None, :]) / tau_d) / variance
     covariance[np.diag_indices_from(covariance)] += 1.0
     inverse = np.linalg.inv(covariance)
-    product = inverse.astype(np.float32) @ dips
-    rest = np.einsum("it,it->t", dips, product) - np.sum(product, axis=0) ** 2 / np.float32(inverse.sum())
-    return np.asarray(np.where(rest > 0.0, rest / white, np.nan), dtype=np.float32)
-
-
-@numba.njit(cache=True, nogil=True)
-def _whitened(
-    value: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    models: NDArray[np.float64],
-    chosen: NDArray[np.int64],
-    step_d: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Log-likelihoods of noise alone, and for the chosen models C^-1 (y - level), chi-square and log-determinant."""
-    n_window, n_node = value.shape
-    log_l = np.empty((n_window, models.shape[0]))
-    residual = np.zeros((chosen.size, n_window, n_node), dtype=np.float32)
-    chi2 = np.empty((n_window, chosen.size))
-    log_determinant = np.empty((n_window, chosen.size))
-    data, one, gain, inverse = np.empty(n_node), np.empty(n_node), np.empty(n_node), np.empty(n_node)
-    for k in range(n_window):
-        c = 0
-        for m in range(models.shape[0]):
-            memory = math.exp(-step_d / models[m, 1])
-            red = models[m, 0] * models[m, 0]
-            predicted, data_state, one_state = red, 0.0, 0.0
-            data_data, data_one, one_one, determinant, n = 0.0, 0.0, 0.0, 0.0, 0
-            for i in range(n_node):
-                data[i], one[i], gain[i], inverse[i] = 0.0, 0.0, 0.0, 0.0
-                if weight[k, i] > 0.0:
-                    variance = predicted + 1.0 / weight[k, i]
-                    inverse[i] = 1.0 / variance
-                    gain[i] = predicted * inverse[i]
-                    data[i], one[i] = value[k, i] - data_state, 1.0 - one_state
-                    data_data += data[i] * data[i] * inverse[i]
-                    data_one += data[i] * one[i] * inverse[i]
-                    one_one += one[i] * one[i] * inverse[i]
-                    determinant += math.log(variance)
-                    n += 1
-                data_state = memory * (data_state + gain[i] * data[i])
-                one_state = memory * (one_state + gain[i] * one[i])
-                predicted = memory * memory * predicted * (1.0 - gain[i]) + red * (1.0 - memory * memory)
-            square = data_data - data_one * data_one / one_one
-            determinant += 2.0 * models[m, 2]
-            log_l[k, m] = log_likelihood(square, determinant, n)[0]
-            if c < chosen.size and chosen[c] == m:
-                chi2[k, c], log_determinant[k, c] = square, determinant
-                level, data_rest, one_rest = data_one / one_one, 0.0, 0.0
-                for i in range(n_node - 1, -1, -1):
-                    # The backward half of C^-1: what later points say about this one is taken off.
-                    if weight[k, i] > 0.0:
-                        y = data[i] * inverse[i] - memory * gain[i] * data_rest
-                        u = one[i] * inverse[i] - memory * gain[i] * one_rest
-                        residual[c, k, i] = y - level * u
-                    data_rest = data[i] * inverse[i] + memory * (1.0 - gain[i]) * data_rest
-                    one_rest = one[i] * inverse[i] + memory * (1.0 - gain[i]) * one_rest
-                c += 1
-    return log_l, residual, chi2, log_determinant
-
-
-@numba.njit(cache=True, nogil=True)
-def _best_templates(
-    product: NDArray[np.float32],
-    white: NDArray[np.float32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    part: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Largest product^2 / variance of each window and its template.
-
-    The variance is ``white`` times a ratio ``part`` of the way from ``low`` to ``high``, the errors on either side.
-    """
-    gain = np.zeros(product.shape[0])
-    best = np.zeros(product.shape[0], dtype=np.int64)
-    for k in range(product.shape[0]):
-        highest, where = np.float32(0.0), 0
-        for t in range(product.shape[1]):
-            spread = white[k, t] * (low[t] + part[k] * (high[t] - low[t]))
-            # NaN compares as False.
-            if product[k, t] > np.float32(0.0) and spread > np.float32(0.0):
-                z2 = product[k, t] * product[k, t] / spread
-                if z2 > highest:
-                    highest, where = z2, t
-        gain[k], best[k] = highest, where
-    return gain, best
-
-
-@numba.njit(cache=True, nogil=True)
-def _with_event(
-    chi2: NDArray[np.float64], gain: NDArray[np.float64], log_determinant: NDArray[np.float64], n: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Log-likelihood once the event has taken its share of the chi-square."""
-    log_l = np.empty(chi2.size)
-    for k in range(chi2.size):
-        log_l[k] = log_likelihood(max(chi2[k] - gain[k], 0.0), log_determinant[k], n[k])[0]
-    return log_l
+    product = inverse @ dips
+    whole = np.einsum("it,it->t", dips, product)
+    rest = whole - np.sum(product, axis=0) ** 2 / np.float32(inverse.sum())
+    return np.asarray(np.where(rest > _CONSTANT * whole, rest / white, np.nan), dtype=np.float32)
