@@ -137,7 +137,7 @@ def measured_candidate(light_curve: pl.DataFrame, start_mjd: float, end_mjd: flo
         weight = series.error[chosen] ** -2.0
         means.append(float(np.average(series.value[chosen], weights=weight)))
         errors.append(float(weight.sum() ** -0.5))
-    significance = abs(means[1] - means[0]) / float(np.hypot(*errors))
+    significance = abs(means[1] - means[0]) / float(np.hypot(errors[0], errors[1]))
     peak = 0.5 * (start_mjd + end_mjd)
     known = {
         "candidate_id": f"{series.source_id}-{int(peak // IDENTITY_BIN_D)}",

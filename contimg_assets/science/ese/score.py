@@ -45,7 +45,7 @@ _LEARN_FROM = 1000
 _PRIOR_WINDOWS = 2.0
 """Windows' worth of belief in the initial weights: what a table of one source is judged by."""
 
-_ITERATIONS = 60
+_ITERATIONS = 300
 _EVENT_MODELS_MAX = 6
 _EVENT_MODELS_WEIGHT = 0.99
 """Usual light curves are compared with the likeliest noise models only, at most so many, up to this weight."""
