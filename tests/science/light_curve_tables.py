@@ -99,7 +99,7 @@ def gbi_light_curve(folder, name):
             pl.DataFrame(
                 {
                     "source_id": name,
-                    "band": f"{hz / 1e9} GHz",
+                    "band": f"{hz / 1e6:.1f} MHz",
                     "mjd": columns[0],
                     "frequency_hz": hz,
                     "flux_jy": flux,
