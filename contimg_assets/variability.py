@@ -24,6 +24,7 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.products import Products
 from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
+from contimg_resources.store.light_curves import points_of_sources, points_until
 
 MOST_PICTURES = 3
 
@@ -84,11 +85,14 @@ def scaled_measurements(store: Store, catalogue: pl.DataFrame, day: str) -> pl.D
 
 def history(store: Store, day: str) -> pl.DataFrame:
     """All light-curve points up to the end of a day, in a fixed order."""
-    return store.query(
-        "SELECT source_id, epoch_mjd, band, mjd, frequency_hz, flux_jy, flux_err_jy, flux_sys_err_jy, n_observations, flags"
-        " FROM light_curve WHERE mjd < ? ORDER BY source_id, band, epoch_mjd",
-        [day_mjd_range(day)[1]],
-    )
+    return points_until(store, day_mjd_range(day)[1])
+
+
+def history_of_the_day(store: Store, day: str) -> pl.DataFrame:
+    """The points up to the end of a day of the sources that the day observed: nobody else's statistics have changed."""
+    start, end = day_mjd_range(day)
+    observed = store.query("SELECT DISTINCT source_id FROM light_curve WHERE mjd >= ? AND mjd < ?", [start, end])
+    return points_of_sources(store, observed["source_id"].to_list(), end)
 
 
 @dg.asset(
@@ -99,8 +103,9 @@ def history(store: Store, day: str) -> pl.DataFrame:
     **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
 )
 def variability_statistics(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
-    """How much each source varies, as of the end of the day: eta, V, pair statistics and more, per band.
+    """How much each source observed this day varies, as of its end: eta, V, pair statistics and more, per band.
 
+    A source keeps its newest row until it is observed again: the day costs its own sources, not the catalogue.
     Definitions are the field's (VAST, TraP): eta is the weighted reduced chi-square about the weighted mean, V the
     sample standard deviation over the mean; deviations leave the point itself out. NULL where undefined. Writes
     Parquet and table variability_statistics. Read by quality_report and people. Remade when light curves up to the day
@@ -110,7 +115,7 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
-        points = history(store, day)
+        points = history_of_the_day(store, day)
         statistics = compute_statistics(points, day_mjd_range(day)[1])
         path = products.write_parquet("variability_statistics", day, statistics)
         store.replace("variability_statistics", with_provenance(statistics, context), partition_key=day)

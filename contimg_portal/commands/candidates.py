@@ -1,4 +1,4 @@
-"""``contimg candidates``: the list of candidates, one of them in full, and reviews with reviewer and reason."""
+"""``contimg candidates``: the list of candidates, one of them in full, reviews with reviewer and reason, and additions."""
 
 from __future__ import annotations
 
@@ -74,6 +74,39 @@ def reject(candidate: CandidateArgument, by: ByOption, reason: ReasonOption, jso
 def reopen(candidate: CandidateArgument, by: ByOption, reason: ReasonOption, json_output: JsonOption = False) -> None:
     """Take a decision back: the candidate waits for review again."""
     _review(candidate, "reopen", by, reason, json_output=json_output)
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Source id.")],
+    start: Annotated[float, typer.Option(help="Start of the event, MJD.")],
+    end: Annotated[float, typer.Option(help="End of the event, MJD.")],
+    by: ByOption,
+    reason: ReasonOption,
+    json_output: JsonOption = False,
+) -> None:
+    """Add a candidate that you have seen and the search has not; its depth and significance are measured."""
+    with one_screen_errors():
+        from datetime import UTC, datetime
+
+        from contimg_assets.science.ese.candidates import measured_candidate
+        from contimg_resources.store import queries
+        from contimg_resources.store.candidates import add_candidate
+
+        store = _open_store()
+        seen = measured_candidate(queries.light_curve(store, source), start, end)
+        name = add_candidate(store, seen, by=by, reason=reason, at=datetime.now(UTC))
+        shown = seen.select("source_id", "significance", "depth", "duration_d").row(0, named=True)
+        emit({"candidate_id": name, **shown, "by": by, "reason": reason}, as_json=json_output)
+
+
+@app.command()
+def accuracy(json_output: JsonOption = False) -> None:
+    """How many candidates of each verdict reviewers confirmed and rejected."""
+    with one_screen_errors():
+        from contimg_resources.store.candidates import review_accuracy
+
+        emit({"verdicts": review_accuracy(_open_store()).to_dicts()}, as_json=json_output, rows="verdicts")
 
 
 def _review(candidate: str, kind: str, by: str, reason: str, *, json_output: bool) -> None:

@@ -139,7 +139,7 @@ _TABLES = (
         f"""source_id VARCHAR, band VARCHAR, as_of_mjd DOUBLE, {PROVENANCE}, n_epochs! INTEGER, mean_flux_jy DOUBLE,
         weighted_mean_flux_jy DOUBLE, modulation_index DOUBLE, debiased_modulation_index DOUBLE, eta DOUBLE,
         chi2_p_value DOUBLE, von_neumann DOUBLE, max_pair_t_statistic DOUBLE, max_pair_modulation_index DOUBLE,
-        max_deviation_sigma DOUBLE, first_mjd DOUBLE, last_mjd DOUBLE""",
+        max_deviation_sigma DOUBLE, stetson_j DOUBLE, stetson_k DOUBLE, first_mjd DOUBLE, last_mjd DOUBLE""",
     ),
     _table(
         "ese_candidate",

@@ -67,3 +67,30 @@ def test_blank_reason_is_refused(run):
 def test_missing_store_is_a_failed_job(data_folder):
     """Without a store the list says so instead of being empty."""
     assert CliRunner().invoke(candidates, ["list"]).exit_code == 1
+
+
+def test_a_person_adds_a_candidate_once(run):
+    """A dip that somebody saw gets a measured significance, a history, and cannot be added twice."""
+    times = ["--start", "61051", "--end", "61063", "--by", "vera", "--reason", "by eye"]
+    assert run("add", "J0002+1610", *times).exit_code == 1  # the search has that event already
+    other = ["--start", "61042", "--end", "61046.5", "--by", "vera", "--reason", "by eye", "--json"]
+    added = json.loads(run("add", "J0001+1600", *other).stdout)
+    assert abs(added["significance"]) < 4.0
+    found = json.loads(run("show", added["candidate_id"], "--json").stdout)
+    assert (found["status"], found["verdict"]) == ("detected", None)
+    assert [event["kind"] for event in found["events"]] == ["added"]
+    assert run("add", "J0001+1600", *other).exit_code == 1
+
+
+def test_an_event_without_points_cannot_be_added(run):
+    """Times outside the light curve, or an unknown source, are a clear error."""
+    who = ["--by", "vera", "--reason", "by eye"]
+    assert run("add", "J0001+1600", "--start", "50000", "--end", "50001", *who).exit_code == 1
+    assert run("add", "nobody", "--start", "61042", "--end", "61047", *who).exit_code == 1
+
+
+def test_accuracy_counts_reviews(run):
+    """One confirmed lens: all of its verdict's reviews agree."""
+    run("confirm", CANDIDATE, "--by", "vera", "--reason", "chromatic")
+    (row,) = json.loads(run("accuracy", "--json").stdout)["verdicts"]
+    assert (row["verdict"], row["n_confirmed"], row["confirmed_fraction"]) == ("ese", 1, 1.0)

@@ -309,12 +309,29 @@ def test_reviews_survive_a_rerun(store):
     later = NOW + timedelta(minutes=5)
     assert review_candidate(store, Review("a", "reject", "vera", "sidelobe"), at=later) == "rejected"
     assert review_candidate(store, Review("b", "confirm", "vera", "chromatic"), at=later) == "confirmed"
-    record(store, "a", significance=7.5)
+    record(store, "a", significance=6.5)
     found = everything(store, "ese_candidate").select("candidate_id", "status", "significance").rows()
-    assert found == [("a", "rejected", 7.5), ("b", "confirmed", 6.0)]
+    assert found == [("a", "rejected", 6.5), ("b", "confirmed", 6.0)]
     review_candidate(store, Review("a", "reopen", "joe", "new epoch"), at=NOW + timedelta(hours=1))
     assert queries.candidate(store, "a")["status"] == "detected"
     assert queries.candidate_events(store, "a")["kind"].to_list() == ["created", "reject", "reopen"]
+
+
+def test_a_rejected_candidate_returns_only_with_new_evidence(store):
+    """A sigma more than at the rejection reopens it, once and with a reason; less does not, nor does a re-run."""
+    record(store, "a")
+    review_candidate(store, Review("a", "reject", "vera", "sidelobe"), at=NOW + timedelta(minutes=5))
+    record(store, "a", significance=6.9)
+    assert queries.candidate(store, "a")["status"] == "rejected"
+    for _ in range(2):
+        record(store, "a", significance=7.1)
+        assert queries.candidate(store, "a")["status"] == "detected"
+    events = queries.candidate_events(store, "a")
+    assert events["kind"].to_list() == ["created", "reject", "reopen"]
+    assert events.row(-1, named=True)["by"] == "contimg"
+    review_candidate(store, Review("a", "reject", "vera", "still"), at=NOW + timedelta(minutes=9))
+    record(store, "a", significance=7.1)
+    assert queries.candidate(store, "a")["status"] == "rejected"
 
 
 def test_reviews_survive_deletion_and_backfill(store):

@@ -8,6 +8,7 @@ import pytest
 
 from contimg_assets.science.ese.candidates import CANDIDATE_SCHEMA, find_candidates, tier
 from contimg_assets.science.ese.events import EVENT_SCHEMA, candidate_events
+from contimg_assets.science.ese.settings import SearchSettings
 from tests.science import light_curve_tables as tables
 
 N_CONSTANT = 20
@@ -162,6 +163,22 @@ def test_events_tell_what_changed_once(one_campaign):
     events = candidate_events(found, changed)
     assert set(events["kind"]) == {"updated", "verdict_changed"}
     assert events.equals(candidate_events(found, changed))
+
+
+@pytest.mark.parametrize("name", ["1328+254", "1237+049", "0851+202"])
+def test_real_sources_without_an_event_are_no_ese(name, shared_data):
+    """Four years of the Green Bank Interferometer: a constant source, an ordinary one and a wildly variable one."""
+    table = tables.gbi_light_curve(shared_data / "gbi_light_curves", name)
+    assert "ese" not in find(table)["verdict"].to_list()
+
+
+def test_the_real_dip_of_0336_is_found_at_four_sigma(shared_data):
+    """A dip of a fifth at 2.25 GHz near MJD 51208 in a restless source: not at the usual threshold, but at 4 sigma."""
+    table = tables.gbi_light_curve(shared_data / "gbi_light_curves", "0336-019")
+    found = find(table, settings=SearchSettings(significance_min=4.0))
+    near = found.filter(pl.col("start_mjd") - 2.0 < 51_208.0, pl.col("end_mjd") + 2.0 > 51_208.0)
+    assert near.height == 1
+    assert near["significance"].item() >= 4.0
 
 
 def test_tiers():

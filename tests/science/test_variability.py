@@ -1,6 +1,6 @@
 """Statistics of variability against worked numbers, slow references and invariances."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from contimg_assets.science.variability import VARIABILITY_SCHEMA, variability_statistics
 
@@ -60,6 +61,79 @@ def test_three_epochs_by_hand():
     assert (found["first_mjd"], found["last_mjd"]) == (61000.0, 61002.0)
 
 
+def slow_reference(flux, error):
+    """Every other statistic from its definition, one line each."""
+    n, w = len(flux), error**-2.0
+    mean, weighted = sum(flux) / n, sum(w * flux) / sum(w)
+    excess = (sum((flux - mean) ** 2) - sum(error**2)) / n
+    d = (n / (n - 1)) ** 0.5 * (flux - weighted) / error
+    others = [np.arange(n) != i for i in range(n)]
+    away = [
+        abs(flux[i] - np.average(flux[o], weights=w[o])) / (error[i] ** 2 + 1 / sum(w[o])) ** 0.5
+        for i, o in enumerate(others)
+    ]
+    return {
+        "mean_flux_jy": mean,
+        "weighted_mean_flux_jy": weighted,
+        "debiased_modulation_index": np.sign(excess) * abs(excess) ** 0.5 / mean,
+        "von_neumann": sum(np.diff(flux) ** 2) / sum((flux - mean) ** 2),
+        "max_deviation_sigma": max(away),
+        "stetson_j": sum(np.sign(a * b) * abs(a * b) ** 0.5 for a, b in pairwise(d)) / (n - 1),
+        "stetson_k": (sum(abs(d)) / n) / (sum(d**2) / n) ** 0.5,
+        "chi2_p_value": chi2.sf(sum(w * (flux - weighted) ** 2), n - 1),
+    }
+
+
+def test_statistics_equal_their_definitions(rng):
+    """Fifty random light curves agree with the slow reference to 1e-10."""
+    for n in [*range(2, 12), *rng.integers(12, 60, 40)]:
+        flux, error = rng.uniform(0.5, 1.5, n), rng.uniform(0.1, 0.5, n)
+        found = statistics(flux, error)
+        for name, expected in slow_reference(flux, error).items():
+            assert found[name] == pytest.approx(expected, rel=1e-10), name
+
+
+def test_stetson_by_hand():
+    """Fluxes 0, 1, 3, 4 with error 1: d = sqrt(4/3) (-2, -1, 1, 2); J and K follow."""
+    found = statistics([0.0, 1.0, 3.0, 4.0], 1.0)
+    # products of neighbours are 4/3 (2, -1, 2): roots sqrt(8/3), -sqrt(4/3), sqrt(8/3)
+    assert found["stetson_j"] == pytest.approx((2.0 * (8.0 / 3.0) ** 0.5 - (4.0 / 3.0) ** 0.5) / 3.0)
+    # mean abs d over rms d: (6/4) / sqrt(10/4)
+    assert found["stetson_k"] == pytest.approx(1.5 / 2.5**0.5)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([61000.0, 61001.0, 61001.0, 61002.5, 61007.0, float("nan")]),
+            st.sampled_from([1.0, -0.2, 0.0, 1.1, 0.9, 1e3, float("nan"), float("inf"), None]),
+            st.sampled_from([0.1, 0.0, -0.1, 0.2, float("nan"), float("inf"), None]),
+        ),
+        max_size=12,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_bad_points_never_make_a_number(points, shuffle):
+    """Whatever the mixture of bad points and their order: statistics are those of the good ones, or NULL, never NaN."""
+    columns = {name: [row[k] for row in points] for k, name in enumerate(("mjd", "flux_jy", "flux_err_jy"))}
+    light_curve = pl.DataFrame(
+        {"source_id": "a", "band": "full", **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64)
+    )
+    good = light_curve.filter(
+        pl.all_horizontal(pl.col("mjd", "flux_jy", "flux_err_jy").is_finite()) & (pl.col("flux_err_jy") > 0.0)
+    )
+    order = list(range(light_curve.height))
+    shuffle.shuffle(order)
+    found = variability_statistics(light_curve[order], 7e4)
+    assert found.equals(variability_statistics(good, 7e4))
+    assert found.height == (1 if good.height else 0)
+    if found.height:
+        assert found["n_epochs"].item() == good.height
+        values = [v for v in found.row(0, named=True).values() if isinstance(v, float)]
+        assert np.isfinite(values).all()
+        assert good.height > 1 or found["eta"].item() is None
+
+
 def test_statistics_equal_the_formulas_of_vast(rng):
     """Random light curves give the reference's eta, V and pair of largest modulation index."""
     for n in (2, 5, 40):
@@ -85,7 +159,7 @@ def test_one_point_has_means_and_no_variability():
     found = statistics([1.5], 0.1)
     assert found["mean_flux_jy"] == 1.5
     undefined = ["modulation_index", "debiased_modulation_index", "eta", "chi2_p_value", "von_neumann"]
-    undefined += ["max_pair_t_statistic", "max_pair_modulation_index", "max_deviation_sigma"]
+    undefined += ["max_pair_t_statistic", "max_pair_modulation_index", "max_deviation_sigma", "stetson_j", "stetson_k"]
     assert all(found[name] is None for name in undefined)
 
 

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
+from contimg_assets.science.errors import DataError
 from contimg_assets.science.ese.chromaticity import ChromaticFit, fit_chromaticity
 from contimg_assets.science.ese.scan import Find, SearchedSeries, scan
-from contimg_assets.science.ese.series import Series, usable_rows
+from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import template_bank
 from contimg_assets.science.ese.verdict import (
@@ -98,6 +99,60 @@ def find_candidates(
     records = [_record(find, found, searched, limits) for find in found]
     table = pl.DataFrame(records, schema=CANDIDATE_SCHEMA, orient="row")
     return _keep_identity(table, previous).sort(["significance", "candidate_id"], descending=[True, False])
+
+
+def measured_candidate(light_curve: pl.DataFrame, start_mjd: float, end_mjd: float) -> pl.DataFrame:
+    """The candidate a person sees between two times in the light curve of one source, measured without a model.
+
+    Parameters
+    ----------
+    light_curve : polars.DataFrame
+        Rows of one source, as for ``find_candidates``.
+    start_mjd, end_mjd : float
+        The event.
+
+    Returns
+    -------
+    polars.DataFrame
+        One row of ``CANDIDATE_SCHEMA``: depth and significance from the weighted means inside and outside; no verdict.
+
+    Raises
+    ------
+    DataError
+        If fewer than two usable points lie inside or outside.
+    """
+    (bands,) = source_series(usable_rows(light_curve, np.inf)) or [[]]
+    series = split_bands(bands)[0][0] if bands else None
+    inside = (series.time_mjd >= start_mjd) & (series.time_mjd <= end_mjd) if series else np.zeros(0, dtype=np.bool_)
+    if series is None or inside.sum() < 2 or (~inside).sum() < 2:
+        raise DataError(
+            "no event can be measured",
+            got=f"{int(inside.sum())} points from MJD {start_mjd} to {end_mjd}, {int((~inside).sum())} at other times",
+            expected="at least two usable points inside and outside",
+            remedy="Correct the times, or wait for more observations.",
+            reason_code="not_enough_points",
+        )
+    means, errors = [], []
+    for chosen in (inside, ~inside):
+        weight = series.error[chosen] ** -2.0
+        means.append(float(np.average(series.value[chosen], weights=weight)))
+        errors.append(float(weight.sum() ** -0.5))
+    significance = abs(means[1] - means[0]) / float(np.hypot(errors[0], errors[1]))
+    peak = 0.5 * (start_mjd + end_mjd)
+    known = {
+        "candidate_id": f"{series.source_id}-{int(peak // IDENTITY_BIN_D)}",
+        "source_id": series.source_id,
+        "status": "detected",
+        "start_mjd": start_mjd,
+        "end_mjd": end_mjd,
+        "peak_mjd": peak,
+        "significance": significance,
+        "tier": tier(significance),
+        "depth": 1.0 - means[0] / means[1],
+        "duration_d": end_mjd - start_mjd,
+        "detected_at": _MJD_EPOCH + timedelta(seconds=round(float(series.time_mjd[-1]) * 86_400.0)),
+    }
+    return pl.DataFrame([{name: known.get(name) for name in CANDIDATE_SCHEMA}], schema=CANDIDATE_SCHEMA)
 
 
 def _record(

@@ -2,11 +2,11 @@
 
 What belongs here: from one series to one ``Dip``. What does not: what the dip is (``chromaticity``, ``verdict``).
 
-Method. 1. A matched filter with white noise of the quoted errors screens out quiet light curves: it bounds, nearly, the
-significance of anything found later. 2. What is left is searched again against the red noise that fits it best, and
-the best trials of both searches are compared by likelihood, each with its own best noise
-(``search.likelihood_ratios``). 3. The winner is refined in width and time. 4. A flare that fits better discards it,
-and points that do not look like a dip make it incredible. The rejected criterion, (extreme - mean) / standard
+Method. 1. ``score`` has told which light curves are worth it, and the noise models of the population. 2. A matched
+filter with white noise and one with the red noise that fits best propose trials, which are compared by likelihood,
+each with its own best noise (``search.likelihood_ratios``). 3. The winner is refined in width and time. 4. A flare
+that fits better discards it, and points that do not look like a dip make it incredible.
+The rejected criterion, (extreme - mean) / standard
 deviation, cannot exceed (n - 1) / sqrt(n) and loses 95 per cent of simulated events.
 """
 
@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from contimg_assets.science.ese.false_alarms import significance
-from contimg_assets.science.ese.noise import filter_gains, noise_grid
-from contimg_assets.science.ese.search import best_peaks, likelihood_ratios, screen
+from contimg_assets.science.ese.noise import filter_gains
+from contimg_assets.science.ese.search import CORE_FRACTION_MAX, best_peaks, likelihood_ratios
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import REACH, TemplateBank, template_bank
@@ -73,10 +72,10 @@ class Dip:
 
 
 def search_widths(time: NDArray[np.float64], settings: SearchSettings) -> NDArray[np.float64]:
-    """FWHM to try, d: from two samples to half of the light curve, in steps of 1.4."""
+    """FWHM to try, d: from two samples to ``CORE_FRACTION_MAX`` of the light curve, in steps of 1.4."""
     span = float(time[-1] - time[0])
     shortest = max(settings.width_min_d, 2.0 * float(np.median(np.diff(time))))
-    longest = min(settings.width_max_d, 0.5 * span)
+    longest = min(settings.width_max_d, CORE_FRACTION_MAX * span)
     if longest < shortest:
         return np.array([longest]) if longest > 0.0 else np.array([])
     n_width = int(np.ceil(np.log(longest / shortest) / np.log(_WIDTH_RATIO))) + 1
@@ -88,23 +87,7 @@ def points_required(n_points: int, settings: SearchSettings) -> int:
     return min(2, settings.n_points_in_event_min) if n_points < _SMALL_LIGHT_CURVE else settings.n_points_in_event_min
 
 
-def screen_series(series: list[Series], settings: SearchSettings) -> NDArray[np.float64]:
-    """Best signal-to-noise of a dip in each series against white noise of the quoted errors, shape (n_series,)."""
-    bank = template_bank()
-    widths = [search_widths(s.time_mjd, settings) for s in series]
-    return screen(
-        np.concatenate([s.time_mjd for s in series] or [np.empty(0)]),
-        np.concatenate([s.value for s in series] or [np.empty(0)]),
-        np.concatenate([s.with_floor(settings.fractional_error_floor) for s in series] or [np.empty(0)]),
-        np.cumsum([0] + [s.time_mjd.size for s in series]),
-        np.ascontiguousarray(bank.shapes[:, : bank.n_dips]),
-        np.concatenate(widths or [np.empty(0)]),
-        np.cumsum([0] + [w.size for w in widths]),
-        np.array([points_required(s.time_mjd.size, settings) for s in series], dtype=np.int64),
-    )
-
-
-def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
+def find_dip(series: Series, settings: SearchSettings, models: NDArray[np.float64]) -> Dip | None:
     """The most significant dip of a series; the caller judges its significance.
 
     Parameters
@@ -113,6 +96,8 @@ def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
         At least ``n_epochs_min`` points, without isolated outliers.
     settings : SearchSettings
         Limits; ``depth_min`` applies.
+    models : array of float, shape (n_model, 3)
+        Noise models with penalties: those of the population, or of ``noise_grid``.
 
     Returns
     -------
@@ -124,7 +109,6 @@ def find_dip(series: Series, settings: SearchSettings) -> Dip | None:
     widths = search_widths(series.time_mjd, settings)
     n_core_min = points_required(series.time_mjd.size, settings)
     error = series.with_floor(settings.fractional_error_floor)
-    models = noise_grid(float(np.median(error)), float(np.median(np.diff(series.time_mjd))))
     trials, null = _trials(series, error, models, widths, n_core_min)
     if trials.size == 0:
         return None
@@ -224,7 +208,7 @@ def _describe(
     log_l, depth, level, scale, model = event
     ratio = 2.0 * (log_l - null[0])
     return Dip(
-        significance=significance(ratio, 2.0 * (null[0] - null[4])),
+        significance=float(np.sqrt(max(ratio, 0.0))),
         peak_mjd=peak,
         fwhm_d=width,
         depth=float(depth / level) if level > 0.0 else float("nan"),
@@ -244,7 +228,7 @@ def _is_credible(
     """Whether the points themselves, without any model of noise, show a dip.
 
     Deep enough; its middle seen, and its beginning; in enough points, nearly all of them low (a glitch is not), but not in
-    half of the light curve; and below its surroundings: nine in ten of the points around it lie above its half-depth, which
+    most of the light curve; and below its surroundings: nine in ten of the points around it lie above its half-depth, which
     tells it from the quiet time beside a flare. While its end has not been seen, the surroundings must be near the
     quiescent level, or the decay of a flare would do.
     """
@@ -260,7 +244,7 @@ def _is_credible(
     shoulders = 1.5 if has_ended else 0.5
     return (
         series.time_mjd[0] < dip.peak_mjd < series.time_mjd[-1]
-        and core.size <= series.time_mjd.size // 2
+        and core.size <= CORE_FRACTION_MAX * series.time_mjd.size
         and core.size - n_high >= 2
         and n_high <= _HIGH_FRACTION * core.size
         and int(np.sum(away < -0.5)) >= _BESIDE_MIN

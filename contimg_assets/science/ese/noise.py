@@ -20,11 +20,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-N_RED_RMS = 7
-RED_RMS_MAX = 0.5
-"""Red noise is tried with rms from half the median error to half of the flux density, in geometric steps."""
+RED_RMS = (0.01, 0.5, 9)
+"""Red noise is tried with these rms relative to the flux density: smallest, largest, number of geometric steps."""
 
-RED_TIMES = (1.0, 2.5, 6.0, 15.0, 40.0)
+RED_TIMES = (2.5, 4.5, 8.0, 14.0, 25.0, 45.0)
 """tau: memory of the red noise in units of the median sampling interval."""
 
 LOG_SCALE_SIGMA = 0.6
@@ -34,13 +33,21 @@ RED_RMS_SIGMA = 0.1
 """Prior of the red noise's rms relative to the flux density: scintillation at GHz frequencies is a few to 30 per
 cent."""
 
+WHITE_PRIOR = 0.5
+"""Prior probability that a source has no red noise at all, before the population has been looked at."""
 
-def noise_grid(median_error: float, sampling_d: float) -> NDArray[np.float64]:
-    """Noise models to try, shape (n_model, 3): red rms, memory in d, penalty in log-likelihood; white noise first."""
-    models = [(0.0, sampling_d, 0.0)]
-    for rms in np.geomspace(0.5 * median_error, max(RED_RMS_MAX, median_error), N_RED_RMS):
-        models += [(rms, tau * sampling_d, 0.5 * (rms / RED_RMS_SIGMA) ** 2) for tau in RED_TIMES]
-    return np.array(models)
+
+def noise_grid(sampling_d: float) -> NDArray[np.float64]:
+    """Noise models to try, shape (n_model, 3): red rms, memory in d, penalty in log-likelihood; white noise first.
+
+    The penalty is minus the logarithm of a model's prior probability.
+    """
+    rms = np.repeat(np.geomspace(*RED_RMS), len(RED_TIMES))
+    tau_d = np.tile(RED_TIMES, RED_RMS[2]) * sampling_d
+    weight = np.exp(-0.5 * (rms / RED_RMS_SIGMA) ** 2)
+    weight *= (1.0 - WHITE_PRIOR) / weight.sum()
+    red = np.column_stack([rms, tau_d, -np.log(weight)])
+    return np.vstack([[0.0, sampling_d, -np.log(WHITE_PRIOR)], red])
 
 
 @numba.njit(cache=True)

@@ -1,4 +1,4 @@
-"""The search over all sources of a table: screening, events one after the other, false-alarm probabilities.
+"""The search over all sources of a table: scoring, events one after the other, false-alarm probabilities.
 
 What belongs here: the order of the steps. What does not: each step (``series``, ``detect``, ``false_alarms``), and
 rows of tables (``candidates``).
@@ -10,14 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from contimg_assets.science.ese.detect import Dip, find_dip, points_required, screen_series, search_widths
-from contimg_assets.science.ese.false_alarms import effective_trials, false_alarm_probability, threshold
+from contimg_assets.science.ese.detect import Dip, find_dip
+from contimg_assets.science.ese.false_alarms import false_alarm_probability
+from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.series import Series, source_series, split_bands, without_outliers
 from contimg_assets.science.ese.settings import SearchSettings
 
 _LOOKS_PER_EVENT = 2
 """Glitches that look significant are cut out too; this bounds how many."""
+
+
+_UNUSUAL_SIGNIFICANCE = 3.0
+"""Light curves unlike the population's noise are looked at in detail from this score on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +73,16 @@ def scan(
         Dips up to the largest allowed false-alarm probability, most significant first, one per event.
     """
     searched = _to_search(rows, settings)
-    long_enough = [item for item in searched if item.clean.time_mjd.size >= settings.n_epochs_min]
-    best = screen_series([item.clean for item in long_enough], settings)
-    quiet_below = threshold(1.0, settings.false_alarm_probability_max)
+    scores = score_series([item.clean for item in searched], settings, rng)
     found: list[Find] = []
-    trials: dict[tuple[int, float, float], float] = {}
-    for item, z in zip(long_enough, best, strict=True):
-        if z >= quiet_below:
-            found += _search(item, settings, trials, rng)
+    promising = scores.false_alarm_probability * [item.n_searched for item in searched] <= (
+        settings.false_alarm_probability_max
+    )
+    promising |= scores.is_unusual & (scores.significance >= _UNUSUAL_SIGNIFICANCE)
+    promising |= scores.significance >= settings.significance_min
+    for k in np.flatnonzero(promising):
+        item = searched[k]
+        found += _search(item, settings, scores.models, item.n_searched * float(scores.trials[k]))
     return searched, _one_per_event(found)
 
 
@@ -89,42 +97,22 @@ def _to_search(rows: pl.DataFrame, settings: SearchSettings) -> list[SearchedSer
     return searched
 
 
-def _search(
-    item: SearchedSeries,
-    settings: SearchSettings,
-    trials: dict[tuple[int, float, float], float],
-    rng: np.random.Generator,
-) -> list[Find]:
+def _search(item: SearchedSeries, settings: SearchSettings, models: NDArray[np.float64], trials: float) -> list[Find]:
     """Dips of one series that noise does not make, strongest first; each is cut out before the next is sought."""
     found: list[Find] = []
     remaining = item.clean
     for _ in range(_LOOKS_PER_EVENT * settings.events_per_source_max):
-        dip = find_dip(remaining, settings)
+        dip = find_dip(remaining, settings, models)
         if dip is None:
             break
-        n_trials = item.n_searched * _trials(item.clean, settings, trials, rng)
-        probability = false_alarm_probability(dip.significance, n_trials)
-        if probability > settings.false_alarm_probability_max or len(found) == settings.events_per_source_max:
+        probability = false_alarm_probability(dip.significance, trials)
+        is_noise = probability > settings.false_alarm_probability_max and dip.significance < settings.significance_min
+        if is_noise or len(found) == settings.events_per_source_max:
             break
         if dip.is_credible:
             found.append(Find(dip, item, probability))
         remaining = remaining.select(np.abs(remaining.time_mjd - dip.peak_mjd) > 1.5 * dip.fwhm_d)
     return found
-
-
-def _trials(
-    series: Series,
-    settings: SearchSettings,
-    known: dict[tuple[int, float, float], float],
-    rng: np.random.Generator,
-) -> float:
-    """Effective trials of a series; the same for series of the same length, span and spacing."""
-    time = series.time_mjd
-    key = (time.size, round(float(time[-1] - time[0])), round(float(np.median(np.diff(time))), 2))
-    if key not in known:
-        widths, n_core_min = search_widths(time, settings), points_required(time.size, settings)
-        known[key] = effective_trials(time, series.with_floor(settings.fractional_error_floor), widths, n_core_min, rng)
-    return known[key]
 
 
 def _one_per_event(found: list[Find]) -> list[Find]:

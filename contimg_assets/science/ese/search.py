@@ -27,6 +27,9 @@ PEAK_STEP = 0.25
 DEPTH_MAX = 1.15
 """A source cannot lose more than all of its flux density; the excess allows for noise. Flares have no such limit."""
 
+CORE_FRACTION_MAX = 0.75
+"""Largest part of a light curve that may lie within a dip's half-maximum: the rest has to tell the quiescent level."""
+
 _SETTLED = 1e-4
 """A template has left the filter when the memory of it is below this."""
 
@@ -96,6 +99,12 @@ def _whiten(value: NDArray[np.float64], gains: NDArray[np.float64]) -> tuple[NDA
 
 
 @numba.njit(cache=True)
+def _is_too_deep(depth: float, lost: float, data_one: float, one_one: float) -> bool:
+    """Whether a dip of this depth exceeds its own quiescent level by more than noise explains."""
+    return depth > DEPTH_MAX * (data_one - depth * lost) / one_one
+
+
+@numba.njit(cache=True)
 def best_peaks(
     time: NDArray[np.float64],
     value: NDArray[np.float64],
@@ -118,7 +127,7 @@ def best_peaks(
     widths : array of float, shape (n_width,)
         FWHM to try, d.
     n_core_min : int
-        Points required within the half-maximum; at most half of all points may be there.
+        Points required within the half-maximum; at most ``CORE_FRACTION_MAX`` of all points may be there.
     """
     n = time.size
     n_shape = shapes.shape[1]
@@ -138,17 +147,16 @@ def best_peaks(
                 low += 1
             while high < n and time[high] <= peak + 0.5 * width:
                 high += 1
-            if high - low < n_core_min or 2 * (high - low) > n:
+            if high - low < n_core_min or high - low > CORE_FRACTION_MAX * n:
                 continue
             _overlaps(shapes, time, peak, width, gains, white, first, work)
             for s in range(n_shape):
                 spread = work[0, s] - work[2, s] * work[2, s] / one_one
                 product = work[1, s] - work[2, s] * data_one / one_one
-                if spread < 1e-3 * work[0, s] or product <= 0.0 or (s < n_dips and product > DEPTH_MAX * spread):
+                if spread < 1e-3 * work[0, s] or product <= best_z[w, s] * math.sqrt(spread):
                     continue
-                z = product / math.sqrt(spread)
-                if z > best_z[w, s]:
-                    best_z[w, s] = z
+                if s >= n_dips or not _is_too_deep(product / spread, work[2, s], data_one, one_one):
+                    best_z[w, s] = product / math.sqrt(spread)
                     best_peak[w, s] = peak
     return best_z, best_peak
 
@@ -174,15 +182,14 @@ def likelihood_ratios(
 
     Returns
     -------
-    null : array of float, shape (5,)
-        Log-likelihood, quiescent level, error scale and model index without an event; log-likelihood with the quoted
-        errors.
+    null : array of float, shape (4,)
+        Log-likelihood, quiescent level, error scale and model index without an event.
     events : array of float, shape (5, n_trial, n_shape)
         Log-likelihood, depth (in units of ``value``), quiescent level, error scale and model index of each event.
     """
     n = time.size
     n_shape = shapes.shape[1]
-    null = np.full(5, -np.inf)
+    null = np.full(4, -np.inf)
     events = np.full((5, trials.shape[0], n_shape), -np.inf)
     work = np.empty((4, n_shape))
     for m in range(models.shape[0]):
@@ -193,8 +200,6 @@ def likelihood_ratios(
             log_determinant -= 2.0 * math.log(gains[2, i])
         chi2 = data_data - data_one * data_one / one_one
         log_l, scale = log_likelihood(chi2, log_determinant, n)
-        if m == 0:
-            null[4] = -0.5 * (log_determinant + chi2)
         if log_l > null[0]:
             null[0], null[1], null[2], null[3] = log_l, data_one / one_one, scale, m
         for k in range(trials.shape[0]):
@@ -205,40 +210,13 @@ def likelihood_ratios(
             for s in range(n_shape):
                 spread = work[0, s] - work[2, s] * work[2, s] / one_one
                 product = work[1, s] - work[2, s] * data_one / one_one
-                if spread < 1e-3 * work[0, s] or product <= 0.0 or (s < n_dips and product > DEPTH_MAX * spread):
+                if spread < 1e-3 * work[0, s] or product <= 0.0:
                     continue
                 depth = product / spread
+                if s < n_dips and _is_too_deep(depth, work[2, s], data_one, one_one):
+                    continue
                 log_l, scale = log_likelihood(max(chi2 - product * depth, 0.0), log_determinant, n)
                 if log_l > events[0, k, s]:
                     events[0, k, s], events[1, k, s], events[3, k, s], events[4, k, s] = log_l, depth, scale, m
                     events[2, k, s] = (data_one - depth * work[2, s]) / one_one
     return null, events
-
-
-@numba.njit(cache=True)
-def screen(
-    time: NDArray[np.float64],
-    value: NDArray[np.float64],
-    error: NDArray[np.float64],
-    offsets: NDArray[np.int64],
-    shapes: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    width_offsets: NDArray[np.int64],
-    n_core_min: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Best signal-to-noise of each of many light curves against white noise of the quoted errors.
-
-    Light curve k is ``time[offsets[k]:offsets[k + 1]]``; its widths are addressed in the same way. All shapes are dips.
-    """
-    best = np.zeros(offsets.size - 1)
-    for k in range(offsets.size - 1):
-        a, b = offsets[k], offsets[k + 1]
-        trial_widths = widths[width_offsets[k] : width_offsets[k + 1]]
-        if b - a < 2 or trial_widths.size == 0:
-            continue
-        gains = filter_gains(time[a:b], error[a:b], 0.0, 1.0)
-        z, _ = best_peaks(time[a:b], value[a:b], gains, shapes, shapes.shape[1], trial_widths, n_core_min[k])
-        for w in range(z.shape[0]):
-            for s in range(z.shape[1]):
-                best[k] = max(best[k], z[w, s])
-    return best

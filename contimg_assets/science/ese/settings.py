@@ -16,6 +16,9 @@ class SearchSettings:
     false_alarm_probability_max: float = 1e-3
     """Candidates are kept up to this probability that noise alone gives one, per light curve and after all trials."""
 
+    significance_min: float = float("inf")
+    """Dips from this significance on are kept whatever their false-alarm probability: 4 shows what noise may also do."""
+
     depth_min: float = 0.1
     """Shallowest dip reported, relative to the quiescent flux density; below it flux scales, not plasma, dominate."""
 
