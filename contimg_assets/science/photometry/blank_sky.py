@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.images import SkyImage
 from contimg_assets.science.photometry.flags import UNRELIABLE
-from contimg_assets.science.photometry.forced import measure_forced
+from contimg_assets.science.photometry.forced import PhotometrySettings, measure_forced
 from contimg_assets.science.photometry.pixel_grid import pixel_positions, sky_positions
 
 _CLEARANCE_BEAMS = 3.0
 _MARGIN_BEAMS = 3.0
+_EACH_ON_ITS_OWN = PhotometrySettings(deblend_radius_beams=0.0, merge_radius_beams=0.0)
+"""Blank positions may lie close together; there is nothing to deblend."""
 
 
 def blank_sky_pull(
@@ -27,6 +29,7 @@ def blank_sky_pull(
     rng: np.random.Generator,
     *,
     n_positions: int = 500,
+    noise_acf: NDArray[np.float64] | None = None,
 ) -> tuple[float, int]:
     """Robust scatter of flux over error at random positions away from known sources; 1 if errors are true.
 
@@ -39,6 +42,8 @@ def blank_sky_pull(
     rng : numpy.random.Generator
     n_positions : int
         Positions drawn; those near sources or blank pixels drop out.
+    noise_acf : array of float, optional
+        As for ``measure_forced``.
 
     Returns
     -------
@@ -55,7 +60,9 @@ def blank_sky_pull(
         apart = np.hypot(x[:, None] - source_x, y[:, None] - source_y).min(axis=1)
         x, y = x[apart > _CLEARANCE_BEAMS * beam_pixels], y[apart > _CLEARANCE_BEAMS * beam_pixels]
     blank_ra_deg, blank_dec_deg = sky_positions(image, x, y)
-    measured = measure_forced(image, rms, background, blank_ra_deg, blank_dec_deg)
+    measured = measure_forced(
+        image, rms, background, blank_ra_deg, blank_dec_deg, _EACH_ON_ITS_OWN, noise_acf=noise_acf
+    )
     good = (measured["flags"].to_numpy() & UNRELIABLE) == 0
     pulls = (measured["peak_flux_jy_beam"] / measured["peak_flux_err_jy_beam"]).to_numpy()[good]
     if pulls.size < 20:
