@@ -188,7 +188,9 @@ def _measure(
     pairs = find_pairs(bank.beam.in_beams(x, y), usable, settings.deblend_radius_beams, settings.merge_radius_beams)
     couplings = Couplings(pairs.first, pairs.second, np.zeros(pairs.first.size), np.zeros(pairs.first.size))
     couple_pairs(stamp, filters, at, filtered, couplings, work)
-    solved = solve_blends(np.where(usable, filtered.flux, np.nan), filtered.gain, _typical_where_unknown(rms), couplings)
+    solved = solve_blends(
+        np.where(usable, filtered.flux, np.nan), filtered.gain, _typical_where_unknown(rms), couplings
+    )
     chi2 = np.full(n_targets, np.nan)
     near = Neighbours(np.searchsorted(pairs.first, np.arange(n_targets + 1)), pairs.second)
     residual_chi2(stamp, at, filtered.pixels, solved.flux, rms, near, work, chi2)

@@ -135,9 +135,7 @@ def _add_beam(model: Floats, keep: float, amplitude: float, x: float, y: float, 
 
 
 @numba.njit(cache=True, nogil=True)
-def _load_pixels(
-    plane: Plane, ix: int, iy: int, stamp: Stamp, pixels: NDArray[np.float32], counts: Integers
-) -> None:
+def _load_pixels(plane: Plane, ix: int, iy: int, stamp: Stamp, pixels: NDArray[np.float32], counts: Integers) -> None:
     """Background-subtracted pixels of a stamp, NaN where blank or outside; counts := (outside, blank)."""
     n_y, n_x = plane.data.shape
     last = stamp.row_y.size - 1
