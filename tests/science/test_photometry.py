@@ -236,6 +236,21 @@ def test_blank_noise_map_gives_no_error_but_the_flux():
     assert table["flags"][0] == bits.NO_LOCAL_RMS
 
 
+def test_member_of_a_blend_without_local_rms_leaves_the_others_their_errors():
+    """Where the noise map is blank under one of two sources, the other is measured as if it were not."""
+    x, y, flux = [30.0, 34.0], [30.0, 31.0], [0.1, 0.2]
+    image = image_with(x, y, flux)
+    ra, dec = sky_positions(image, np.array(x), np.array(y))
+    rms = np.full((64, 64), RMS, np.float32)
+    whole = measure_forced(image, rms, None, ra, dec)
+    rms[31, 34] = np.nan
+    table = measure_forced(image, rms, None, ra, dec)
+    assert table["peak_flux_err_jy_beam"][0] == pytest.approx(whole["peak_flux_err_jy_beam"][0])
+    assert np.isnan(table["peak_flux_err_jy_beam"][1])
+    assert table["flags"][1] & bits.NO_LOCAL_RMS
+    assert table["peak_flux_jy_beam"].to_numpy() == pytest.approx(flux, rel=1e-5)
+
+
 def test_blend_of_three_is_solved_exactly():
     """Without noise every member gets its own flux back; the blend carries the lowest index."""
     x, y, flux = [30.0, 33.1, 36.5], [30.0, 31.0, 28.9], [1.0, 0.03, 0.4]

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.images import SkyImage
 from contimg_assets.science.photometry.flags import UNRELIABLE
-from contimg_assets.science.photometry.forced import measure_forced
+from contimg_assets.science.photometry.forced import PhotometrySettings, measure_forced
 from contimg_assets.science.photometry.pixel_grid import pixel_positions, sky_positions
 
 _CLEARANCE_BEAMS = 3.0
 _MARGIN_BEAMS = 3.0
+_EACH_ON_ITS_OWN = PhotometrySettings(deblend_radius_beams=0.0, merge_radius_beams=0.0)
+"""Blank positions may lie close together; there is nothing to deblend."""
 
 
 def blank_sky_pull(
@@ -32,6 +35,34 @@ def blank_sky_pull(
 
     Parameters
     ----------
+    image, rms, background, ra_deg, dec_deg, rng, n_positions
+        As for `blank_sky_pulls`.
+
+    Returns
+    -------
+    scatter, n_used : float, int
+        NaN with fewer than 20 positions.
+    """
+    pulls = blank_sky_pulls(image, rms, background, ra_deg, dec_deg, rng, n_positions=n_positions)
+    if pulls.size < 20:
+        return float("nan"), int(pulls.size)
+    return float(MAD_TO_SIGMA * np.median(np.abs(pulls - np.median(pulls)))), int(pulls.size)
+
+
+def blank_sky_pulls(
+    image: SkyImage,
+    rms: NDArray[np.float32],
+    background: NDArray[np.float32] | None,
+    ra_deg: NDArray[np.float64],
+    dec_deg: NDArray[np.float64],
+    rng: np.random.Generator,
+    *,
+    n_positions: int = 500,
+) -> NDArray[np.float64]:
+    """Flux over error at random positions away from known sources.
+
+    Parameters
+    ----------
     image, rms, background
         As for ``measure_forced``.
     ra_deg, dec_deg : array of float, shape (n,)
@@ -42,8 +73,7 @@ def blank_sky_pull(
 
     Returns
     -------
-    scatter, n_used : float, int
-        NaN with fewer than 20 positions.
+    array of float, shape (n_used,)
     """
     n_y, n_x = image.data.shape
     beam_pixels = image.beam_major_arcsec / image.pixel_arcsec
@@ -52,12 +82,9 @@ def blank_sky_pull(
     y = rng.uniform(margin, n_y - 1 - margin, n_positions)
     _, source_x, source_y = pixel_positions(image, ra_deg, dec_deg)
     if source_x.size:
-        apart = np.hypot(x[:, None] - source_x, y[:, None] - source_y).min(axis=1)
+        apart, _ = cKDTree(np.stack([source_x, source_y], axis=1)).query(np.stack([x, y], axis=1))
         x, y = x[apart > _CLEARANCE_BEAMS * beam_pixels], y[apart > _CLEARANCE_BEAMS * beam_pixels]
     blank_ra_deg, blank_dec_deg = sky_positions(image, x, y)
-    measured = measure_forced(image, rms, background, blank_ra_deg, blank_dec_deg)
+    measured = measure_forced(image, rms, background, blank_ra_deg, blank_dec_deg, _EACH_ON_ITS_OWN)
     good = (measured["flags"].to_numpy() & UNRELIABLE) == 0
-    pulls = (measured["peak_flux_jy_beam"] / measured["peak_flux_err_jy_beam"]).to_numpy()[good]
-    if pulls.size < 20:
-        return float("nan"), int(pulls.size)
-    return float(MAD_TO_SIGMA * np.median(np.abs(pulls - np.median(pulls)))), int(pulls.size)
+    return np.asarray((measured["peak_flux_jy_beam"] / measured["peak_flux_err_jy_beam"]).to_numpy()[good])

@@ -56,7 +56,9 @@ def find_pairs(
     """
     n = position_beams.shape[0]
     which = np.flatnonzero(usable)
-    close = which[cKDTree(position_beams[which]).query_pairs(radius_beams, output_type="ndarray")].reshape(-1, 2)
+    # Sources are scattered evenly enough that balancing the tree costs more than it saves.
+    tree = cKDTree(position_beams[which], balanced_tree=False)
+    close = which[tree.query_pairs(radius_beams, output_type="ndarray")].reshape(-1, 2)
     distance = np.linalg.norm(position_beams[close[:, 0]] - position_beams[close[:, 1]], axis=1)
     representative = _merge(n, close[distance < merge_radius_beams])
     apart = np.all(representative[close] == close, axis=1)
@@ -152,10 +154,10 @@ def _solve_small(
     n_components, m = flux.shape
     matrix = np.broadcast_to(np.eye(m), (n_components, m, m)).copy()
     matrix[index] = values[0]
-    noise = np.einsum("ki,ij->kij", variance, np.eye(m))
+    noise = variance[:, :, None] * np.eye(m)
     noise[index] = values[1]
     inverse = np.linalg.inv(matrix)
-    squared = np.einsum("kij,kjl,kil->ki", inverse, noise, inverse, optimize=True)
+    squared = np.einsum("kil,kil->ki", inverse @ noise, inverse)
     return np.einsum("kij,kj->ki", inverse, flux), np.sqrt(np.maximum(squared, 0.0))
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, linalg
+from scipy import fft
 
 from contimg_assets.science.constants import SIGMA_TO_FWHM
 from contimg_assets.science.photometry.kernels import Filters, Stamp
@@ -100,7 +100,7 @@ def build_filter_bank(
     half_side = int(np.ceil((support_beams + reach_beams) * major)) + 1
     acf = _fit_to_lag(noise_acf, beam, half_side + int(max(np.abs(x).max(), np.abs(y).max())))
     response = _noise_response(weights, x, y, acf, half_side)
-    variance = np.einsum("pn,pn->p", weights, response[:, y + half_side, x + half_side])
+    variance = np.einsum("pn,pn->p", weights, response[:, y + half_side, x + half_side], dtype=np.float64)
     normalisation = np.einsum("pn,pn->p", weights, kernels)
     return FilterBank(
         beam=beam,
@@ -109,7 +109,7 @@ def build_filter_bank(
         n_phases=n_phases,
         weights=np.ascontiguousarray(weights),
         noise_gain=np.sqrt(np.maximum(variance, 0.0)) / normalisation,
-        response=response.astype(np.float32),
+        response=response,
         noise_acf=acf,
     )
 
@@ -165,7 +165,7 @@ def _gls_weights(
 ) -> NDArray[np.float64]:
     covariance = _gaussian(beam, x[:, None] - x[None, :], y[:, None] - y[None, :])
     covariance[np.diag_indices_from(covariance)] += regularisation
-    return np.asarray(linalg.solve(covariance, kernels.T, assume_a="pos").T, dtype=np.float64)
+    return np.asarray(np.linalg.solve(covariance, kernels.T).T, dtype=np.float64)
 
 
 def _fit_to_lag(acf: NDArray[np.float64] | None, beam: PixelBeam, half_width: int) -> NDArray[np.float64]:
@@ -185,14 +185,21 @@ def _noise_response(
     y: NDArray[np.int64],
     acf: NDArray[np.float64],
     half_side: int,
-) -> NDArray[np.float64]:
-    """C W on a square of pixels about the source, by FFT convolution, shape (n_phases^2, n_side, n_side)."""
+) -> NDArray[np.float32]:
+    """C W on a square of pixels about the source, by FFT convolution, shape (n_phases^2, n_side, n_side).
+
+    Turning a stamp by 180 degrees turns its phase, so half of the convolutions give all of them.
+    """
     reach = (acf.shape[0] - 1) // 2 - half_side
     n_side = 2 * half_side + 1
     n_fft = fft.next_fast_len(acf.shape[0] + 2 * reach, real=True)
-    stamps = np.zeros((weights.shape[0], n_fft, n_fft))
-    stamps[:, y + reach, x + reach] = weights
-    product = fft.rfft2(stamps) * fft.rfft2(acf, (n_fft, n_fft))
-    full = fft.irfft2(product, (n_fft, n_fft))
-    start = 2 * reach
-    return np.asarray(full[:, start : start + n_side, start : start + n_side], dtype=np.float64)
+    n_half = (weights.shape[0] + 1) // 2
+    stamps = np.zeros((n_half, n_fft, n_fft), dtype=np.float32)
+    stamps[:, y + reach, x + reach] = weights[:n_half]
+    product = fft.rfft2(stamps) * fft.rfft2(acf.astype(np.float32), (n_fft, n_fft))
+    window = slice(2 * reach, 2 * reach + n_side)
+    half = fft.irfft2(product, (n_fft, n_fft))[:, window, window]
+    response = np.empty((weights.shape[0], n_side, n_side), dtype=np.float32)
+    response[:n_half] = half
+    response[n_half:] = half[: weights.shape[0] - n_half][::-1, ::-1, ::-1]
+    return response

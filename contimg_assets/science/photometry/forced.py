@@ -173,24 +173,27 @@ def _measure(
     n_targets = index.size
     plane, stamp, filters = Plane(maps.data, maps.background), bank.stamp, bank.filters()
     at = Positions(x, y, order=np.lexsort((x, y // _CACHE_ROWS)))
-    work = np.zeros((3, bank.weights.shape[1]))
+    work = np.zeros((2, bank.weights.shape[1]))
     filtered = Filtered(
         flux=np.full(x.size, np.nan),
         gain=np.full(x.size, np.nan),
         norm=np.full(x.size, np.nan),
         used=np.zeros(x.size),
         counts=np.zeros((x.size, 2), dtype=np.int64),
+        pixels=np.empty((x.size, bank.weights.shape[1]), dtype=np.float32),
     )
     filter_sources(plane, stamp, filters, at, work, filtered)
     rms, background = maps.at(x, y)
     usable = np.isfinite(filtered.flux) & (filtered.used >= settings.min_used_fraction)
     pairs = find_pairs(bank.beam.in_beams(x, y), usable, settings.deblend_radius_beams, settings.merge_radius_beams)
     couplings = Couplings(pairs.first, pairs.second, np.zeros(pairs.first.size), np.zeros(pairs.first.size))
-    couple_pairs(plane, stamp, filters, at, filtered, couplings, work)
-    solved = solve_blends(np.where(usable, filtered.flux, np.nan), filtered.gain, rms, couplings)
+    couple_pairs(stamp, filters, at, filtered, couplings, work)
+    solved = solve_blends(
+        np.where(usable, filtered.flux, np.nan), filtered.gain, _typical_where_unknown(rms), couplings
+    )
     chi2 = np.full(n_targets, np.nan)
     near = Neighbours(np.searchsorted(pairs.first, np.arange(n_targets + 1)), pairs.second)
-    residual_chi2(plane, stamp, at, solved.flux, rms, near, work, chi2)
+    residual_chi2(stamp, at, filtered.pixels, solved.flux, rms, near, work, chi2)
     stands_for = pairs.representative[:n_targets]
     blend = solved.blend[stands_for]
     return pl.DataFrame(
@@ -199,7 +202,7 @@ def _measure(
             "x_pixel": x[:n_targets],
             "y_pixel": y[:n_targets],
             "peak_flux_jy_beam": solved.flux[stands_for],
-            "peak_flux_err_jy_beam": np.where(usable, solved.error, np.nan)[stands_for],
+            "peak_flux_err_jy_beam": np.where(usable & ~np.isnan(rms), solved.error, np.nan)[stands_for],
             "local_rms_jy_beam": rms[:n_targets],
             "background_jy_beam": background[:n_targets],
             "chi2_reduced": chi2[stands_for],
@@ -210,6 +213,12 @@ def _measure(
         },
         schema=COLUMNS,
     ).with_columns(blend_id=pl.when(pl.Series(blend >= 0)).then("blend_id"))
+
+
+def _typical_where_unknown(rms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Local rms, the median of the others where it is NaN, so that one such source leaves its blend an error."""
+    known = np.isfinite(rms)
+    return np.where(known, rms, np.median(rms[known])) if known.any() else rms
 
 
 def _flags(
