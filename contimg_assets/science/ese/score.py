@@ -205,22 +205,22 @@ def _ratios(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
     """Twice the gain in log-likelihood of the best event of each window, its template, and whether it is unusual.
 
-    Events are compared with the population's likeliest noise models; where another model suits a window better, it
-    holds something unusual, and all models are tried.
+    Events are compared with the population's likeliest noise models; where another model suits a window better, or a
+    window varies far beyond its errors, it holds something unusual, and all models are tried.
     """
     chosen = _event_models(models)
     null, event, template = log_likelihoods(grid, models, chosen, settings)
     rows = np.arange(len(null))
     best = np.argmax(event, axis=1)
     highest, where = event[rows, best], template[rows, best]
-    unlike_others = ~np.isin(np.argmax(null, axis=1), chosen)
-    unusual = np.flatnonzero(unlike_others)
+    is_unusual = ~np.isin(np.argmax(null, axis=1), chosen) | _is_restless(grid)
+    unusual = np.flatnonzero(is_unusual)
     if unusual.size:
         _, event, template = log_likelihoods(_part(grid, unusual), models, np.arange(len(models)), settings)
         best = np.argmax(event, axis=1)
         rows = np.arange(unusual.size)
         highest[unusual], where[unusual] = event[rows, best], template[rows, best]
-    return 2.0 * (highest - null.max(axis=1)), where, unlike_others | _is_restless(grid)
+    return 2.0 * (highest - null.max(axis=1)), where, is_unusual
 
 
 def _is_restless(grid: GriddedWindows) -> NDArray[np.bool_]:
