@@ -1,6 +1,6 @@
 """Reference catalogues of radio sources, whatever file they come in, in one shape.
 
-What belongs here: reading, writing and cutting tables of sources. Matching them with measurements is science's;
+What belongs here: reading and writing tables of sources; ``catalogue_index`` cuts them. Matching them is science's;
 the product made from a catalogue is the asset ``reference_catalogue``. Column names and units of the known
 catalogues are in ``catalogue_dialects``.
 
@@ -108,33 +108,6 @@ def read_catalogue(
 def write_catalogue(path: Path, catalogue: pl.DataFrame) -> None:
     """Write a catalogue as Parquet, whole or not at all."""
     atomic_write(Path(path), catalogue.select(list(COLUMNS)).write_parquet)
-
-
-def query_cone(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radius_deg: float) -> pl.DataFrame:
-    """Sources within a radius of a position, nearest first, with their ``separation_deg``."""
-    from astropy.coordinates import angular_separation
-
-    separation = angular_separation(
-        np.deg2rad(ra_deg),
-        np.deg2rad(dec_deg),
-        np.deg2rad(catalogue["ra_deg"].to_numpy()),
-        np.deg2rad(catalogue["dec_deg"].to_numpy()),
-    )
-    return (
-        catalogue.with_columns(separation_deg=pl.Series(np.rad2deg(separation), dtype=pl.Float64))
-        .filter(pl.col("separation_deg") <= radius_deg)
-        .sort("separation_deg")
-    )
-
-
-def query_strip(
-    catalogue: pl.DataFrame, dec_min_deg: float, dec_max_deg: float, ra_min_deg: float = 0.0, ra_max_deg: float = 360.0
-) -> pl.DataFrame:
-    """Sources of a declination strip; ``ra_min_deg > ra_max_deg`` is the range across right ascension zero."""
-    ra = pl.col("ra_deg")
-    across = (ra >= ra_min_deg) | (ra <= ra_max_deg)
-    in_range = across if ra_min_deg > ra_max_deg else ra.is_between(ra_min_deg, ra_max_deg)
-    return catalogue.filter(pl.col("dec_deg").is_between(dec_min_deg, dec_max_deg) & in_range)
 
 
 def _at_reference_frequency(frame: pl.DataFrame, frequency_hz: float) -> pl.DataFrame:

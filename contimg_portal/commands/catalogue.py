@@ -64,10 +64,11 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """List the sources around a position, nearest first."""
-    from contimg_resources.reference_catalogues import query_cone, read_catalogue
+    from contimg_resources.catalogue_index import CatalogueIndex
+    from contimg_resources.reference_catalogues import read_catalogue
 
     with one_screen_errors():
-        found = query_cone(read_catalogue(file), ra, dec, radius_deg)
+        found = CatalogueIndex(read_catalogue(file)).cone(ra, dec, radius_deg)
     shown = found.select("source_id", "separation_deg", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "catalogue")
     emit({"n_sources": found.height, "sources": shown.to_dicts()}, as_json=as_json, rows="sources")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contimg_resources.errors import CatalogueError
-from contimg_resources.reference_catalogues import COLUMNS, query_cone, query_strip, read_catalogue, write_catalogue
+from contimg_resources.reference_catalogues import COLUMNS, read_catalogue, write_catalogue
 
 
 def only_row(path, table):
@@ -175,24 +175,6 @@ def test_written_and_read_again_is_the_same(tmp_path_factory, rows):
     )
     write_catalogue(path, catalogue)
     assert read_catalogue(path).equals(catalogue)
-
-
-def test_cone_lists_the_nearest_first_across_zero():
-    """Distances are on the sphere."""
-    catalogue = pl.DataFrame(
-        {"source_id": ["a", "b", "c"], "ra_deg": [359.9, 0.05, 180.0], "dec_deg": [60.0, 60.0, 60.0]}
-    )
-    found = query_cone(catalogue, 0.0, 60.0, 1.0)
-    assert found["source_id"].to_list() == ["b", "a"]
-    assert found["separation_deg"].to_list() == pytest.approx([0.025, 0.05], rel=1e-4)
-
-
-def test_strip_may_cross_zero():
-    """A strip is a range of declination and, if wanted, of right ascension."""
-    catalogue = pl.DataFrame({"ra_deg": [350.0, 10.0, 180.0, 10.0], "dec_deg": [16.0, 16.0, 16.0, 40.0]})
-    assert query_strip(catalogue, 15, 17).height == 3
-    assert query_strip(catalogue, 15, 17, 340, 20)["ra_deg"].to_list() == [350.0, 10.0]
-    assert query_strip(catalogue, 15, 17, 170, 190)["ra_deg"].to_list() == [180.0]
 
 
 def damaged(path):
