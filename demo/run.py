@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,9 @@ def main() -> int:
     """Run the demo; see the module's docstring."""
     # A shell starts background jobs with SIGINT ignored, and children would inherit that and not stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.filterwarnings(
+        "ignore", module="contimg_assets"
+    )  # Dagster's notes on its newer features, shown by the checks
     sys.path.insert(0, str(ROOT))
     from demo.verdict import print_found, verify
 
