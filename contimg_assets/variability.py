@@ -15,7 +15,7 @@ from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks import variability as checks
 from contimg_assets.conventions import FOLLOWS_THE_DAY, follows_only, per_day
 from contimg_assets.failures import dagster_failures
-from contimg_assets.partitions import day_mjd_range
+from contimg_assets.partitions import day_mjd_range, utc_of_mjd
 from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry, reference_ratios_of
 from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import with_provenance
@@ -166,10 +166,11 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
         limits = SearchSettings(**observatory.settings.ese.model_dump())
         found = find_candidates(points, day_mjd_range(day)[1], rng, limits, previous=earlier)
         path = products.write_parquet("ese_candidates", day, found)
+        newest = utc_of_mjd(float(points["mjd"].to_numpy().max(initial=day_mjd_range(day)[0])))
         record_candidates(
             store,
             with_provenance(naive_times(found), context),
-            naive_times(candidate_events(earlier, found)),
+            naive_times(candidate_events(earlier, found, newest)),
             partition_key=day,
         )
         results = checks.judge_candidates(store, context, found, points)

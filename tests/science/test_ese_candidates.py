@@ -1,6 +1,7 @@
 """Candidates of whole tables: what the demonstration must show, and that remaking changes nothing."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,8 @@ from contimg_assets.science.ese.settings import SearchSettings
 from tests.science import light_curve_tables as tables
 
 N_CONSTANT = 20
+NEWEST = datetime(2026, 1, 28, 6, 48, tzinfo=UTC)
+"""The newest observation behind a table of candidates."""
 
 
 def campaign(rng, *, error=0.01, n_epochs=30):
@@ -155,14 +158,17 @@ def test_flares_and_scintillators_are_no_ese(rng):
 def test_events_tell_what_changed_once(one_campaign):
     """Created, then updated with a changed significance and verdict; the same comparison gives the same identifiers."""
     found = find(one_campaign)
-    created = candidate_events(found.clear(), found)
+    created = candidate_events(found.clear(), found, NEWEST)
     assert created.schema == pl.Schema(EVENT_SCHEMA)
     assert created["kind"].to_list() == ["created"] * found.height
-    assert candidate_events(found, found).height == 0
+    assert candidate_events(found, found, NEWEST).height == 0
+    assert set(created["at"]) == {NEWEST}
     changed = found.with_columns(pl.col("significance") + 1.0, verdict=pl.lit("scintillation"))
-    events = candidate_events(found, changed)
+    later = NEWEST + timedelta(days=1)
+    events = candidate_events(found, changed, later)
     assert set(events["kind"]) == {"updated", "verdict_changed"}
-    assert events.equals(candidate_events(found, changed))
+    assert set(events["at"]) == {later}
+    assert events.equals(candidate_events(found, changed, later))
 
 
 @pytest.mark.parametrize("name", ["1328+254", "1237+049", "0851+202"])
