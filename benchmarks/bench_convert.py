@@ -22,8 +22,8 @@ from full_observation import (
     run_child,
     settle_environment,
     simulate,
-    write_result,
 )
+from record import write_result
 
 OURS, PEER = DATA / "convert-ours.ms", DATA / "convert-pyuvdata.ms"
 RELAXED = {"run_check": False, "run_check_acceptability": False, "strict_uvw_antpos_check": False}

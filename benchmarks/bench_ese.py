@@ -8,16 +8,13 @@ the tests (``tests/science/light_curve_tables.py``). ``--small`` divides the num
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from record import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -28,7 +25,6 @@ from contimg_assets.science.ese.series import Series  # noqa: E402
 from contimg_assets.science.ese.settings import SearchSettings  # noqa: E402
 from tests.science import light_curve_tables as tables  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 LIMIT_S = 60.0
 
 
@@ -119,7 +115,6 @@ def main() -> int:
     false_candidates(share)
     if share > 1:
         return 0
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": []}
     entry = {
         "name": "ese",
         "peer": "limit for 100,000 light curves",
@@ -131,16 +126,7 @@ def main() -> int:
         "agreement": None,
         "runs": 1,
     }
-    results = [other for other in known["results"] if other["name"] != entry["name"]] + [entry]
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n"
-    )
+    write_result(entry)
     return 0
 
 

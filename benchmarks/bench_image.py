@@ -21,8 +21,8 @@ from full_observation import (
     in_turn,
     run_child,
     settle_environment,
-    write_result,
 )
+from record import write_result
 
 N_PIXELS, CELL_ARCSEC, ROBUST = 3200, 4, 0.5
 OURS, PEER = DATA / "image-ours", DATA / "image-wsclean"

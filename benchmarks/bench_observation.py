@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 
-from full_observation import DATA, settle_environment, simulate, write_result
+from full_observation import DATA, settle_environment, simulate
+from record import write_result
 
 CADENCE_S = 309.24
 

@@ -8,24 +8,20 @@ agreement is the largest relative difference of any statistic of a touched sourc
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from record import write_result
 
 from contimg_assets.science.variability import VARIABILITY_SCHEMA, variability_statistics
 from contimg_resources.store.connection import Store
 from contimg_resources.store.light_curves import points_of_sources, points_until
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 DATA = ROOT / ".contimg" / "bench-variability"
 N_SOURCE, N_EPOCH, N_NEW = 100_000, 100, 1_000
 START_MJD = 61_000.0
@@ -100,7 +96,6 @@ def main() -> int:
     print(f"| {N_NEW} new rows in, statistics of their sources out | {ours_s:.3f} |")
     print(f"| statistics of all {N_SOURCE} sources, {N_SOURCE * N_EPOCH} rows | {peer_s:.2f} |")
     print(f"\n{peer_s / ours_s:.0f} times faster; largest relative difference {agreement:.1e}")
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": []}
     entry = {
         "name": "variability_increment",
         "peer": "recomputation of every source",
@@ -112,16 +107,7 @@ def main() -> int:
         "agreement": agreement,
         "runs": RUNS,
     }
-    results = [other for other in known["results"] if other["name"] != entry["name"]] + [entry]
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}, indent=1) + "\n"
-    )
+    write_result(entry)
     return 0
 
 

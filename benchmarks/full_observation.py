@@ -7,9 +7,7 @@ memory are those of a person's command line, start-up and imports included, and 
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -17,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".contimg" / "bench"
 RAW = DATA / "incoming"
 TRUTH = DATA / "truth"
-RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 CONTIMG = [sys.executable, "-m", "contimg_portal.cli"]
-_TABLE_FIELDS = ("name", "peer", "ours_s", "peer_s", "ratio", "ours_peak_mb", "peer_peak_mb", "runs")
 
 
 @dataclass(frozen=True)
@@ -111,36 +106,6 @@ def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Map
         "agreement": dict(agreement),
         "runs": len(pairs),
     }
-
-
-def write_result(result: Mapping[str, Any]) -> None:
-    """Put a result in the place of the one with its name and peer in ``benchmarks/results/latest.json``; print the table."""
-    known = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
-    results = [other for other in known if (other["name"], other["peer"]) != (result["name"], result["peer"])]
-    results.append(dict(result))
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine, "at": datetime.now(UTC).isoformat(), "results": results}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-    RESULTS.with_suffix(".md").write_text(markdown(results))
-    print(markdown([result]) + json.dumps(result["agreement"], indent=1))
-
-
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Results as a Markdown table."""
-    lines = [_TABLE_FIELDS, ["---"] * len(_TABLE_FIELDS)]
-    lines += [[_shown(result[name]) for name in _TABLE_FIELDS] for result in results]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _shown(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def make_measurement_set(path: Path) -> None:

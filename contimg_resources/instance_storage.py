@@ -57,7 +57,7 @@ class _Pooled:
 
     def dispose(self) -> None:
         """Close the connections."""
-        getattr(super(), "dispose", lambda: None)()
+        super().dispose()  # type: ignore[misc]  # of the storage that this is mixed into
         if self._kept_engine is not None:
             self._kept_engine.dispose()
 
