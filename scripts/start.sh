@@ -6,7 +6,7 @@ set -m # each service in a process group of its own, which can be ended as a who
 cd "$(dirname "$0")/.."
 
 DAGSTER_HOME="$(scripts/dagster_home.sh "${DAGSTER_HOME:-.contimg/dagster}")"
-export DAGSTER_HOME
+export DAGSTER_HOME OPENBLAS_NUM_THREADS=1 # threads of ours share the cores; those of BLAS would fight with them
 dagster_port="${DAGSTER_PORT:-3000}"
 portal_port="${PORTAL_PORT:-8000}"
 
