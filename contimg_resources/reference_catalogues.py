@@ -80,7 +80,8 @@ def read_catalogue(
     Raises
     ------
     CatalogueError
-        When the file is missing, is no table, or has no positions; names the columns found and needed.
+        When the file is missing, is no table, or has no positions, names the columns found and needed; when positions
+        are off the sphere or names repeat, a row.
     """
     columns, units = _load(Path(path))
     dialect = Dialect.of_mapping(mapping) if mapping else recognise(columns)
@@ -89,6 +90,7 @@ def read_catalogue(
     frame = dialect.translate(columns, units)
     frame = _at_reference_frequency(frame, frequency_hz or dialect.frequency_hz)
     frame = frame.filter(pl.col("ra_deg").is_finite() & pl.col("dec_deg").is_finite())
+    _require_positions_in_range(Path(path), frame)
     frame = frame.with_columns(
         ra_deg=pl.col("ra_deg") % 360.0,
         catalogue=pl.col("catalogue").fill_null(dialect.name or Path(path).name.split(".")[0]),
@@ -105,9 +107,10 @@ def read_catalogue(
     return frame.select(list(COLUMNS))
 
 
-def write_catalogue(path: Path, catalogue: pl.DataFrame) -> None:
-    """Write a catalogue as Parquet, whole or not at all."""
-    atomic_write(Path(path), catalogue.select(list(COLUMNS)).write_parquet)
+def write_catalogue(path: Path, catalogue: pl.DataFrame, extra: pl.DataFrame | None = None) -> None:
+    """Write a catalogue as Parquet, whole or not at all; ``extra`` columns, row by row, come after ours."""
+    table = catalogue.select(list(COLUMNS))
+    atomic_write(Path(path), (table if extra is None else table.hstack(extra)).write_parquet)
 
 
 def _at_reference_frequency(frame: pl.DataFrame, frequency_hz: float) -> pl.DataFrame:
@@ -116,6 +119,21 @@ def _at_reference_frequency(frame: pl.DataFrame, frequency_hz: float) -> pl.Data
     alpha = pl.col("spectral_index").fill_null(_TYPICAL_SPECTRAL_INDEX)
     scale = (pl.lit(REFERENCE_FREQUENCY_HZ / frequency_hz).log() * alpha).exp()
     return frame.with_columns(pl.col("flux_jy", "flux_err_jy", "peak_flux_jy_beam") * scale)
+
+
+def _require_positions_in_range(path: Path, frame: pl.DataFrame) -> None:
+    """Refuse positions that are no degrees on the sphere; negative right ascensions down to -180 are."""
+    outside = frame.with_row_index("row").filter(
+        (pl.col("dec_deg").abs() > 90.0) | (pl.col("ra_deg") < -180.0) | (pl.col("ra_deg") > 360.0)
+    )
+    if outside.height:
+        row, ra_deg, dec_deg = outside.select("row", "ra_deg", "dec_deg").row(0)
+        raise CatalogueError(
+            f"Catalogue {path}: {outside.height} positions out of range",
+            got=f"ra {ra_deg:g}, dec {dec_deg:g} in row {row} of those with a position",
+            expected="right ascension from -180 to 360 and declination from -90 to 90 degrees",
+            remedy="Check the units of the columns (hours? radians?) and the rows named.",
+        )
 
 
 def _names(ra_deg: pl.Series, dec_deg: pl.Series) -> list[str]:

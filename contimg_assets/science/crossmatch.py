@@ -63,6 +63,21 @@ def match_nearest(
     return np.where(matched, index, -1).astype(np.int64), _angle_arcsec(chord)
 
 
+def neighbours_within(
+    ra_deg: NDArray[np.float64],
+    dec_deg: NDArray[np.float64],
+    catalogue_ra_deg: NDArray[np.float64],
+    catalogue_dec_deg: NDArray[np.float64],
+    radius_arcsec: float,
+) -> list[list[int]]:
+    """Rows of a catalogue within a radius of each position, in no order."""
+    if len(catalogue_ra_deg) == 0 or len(ra_deg) == 0:
+        return [[] for _ in range(len(ra_deg))]
+    tree = cKDTree(unit_vectors(catalogue_ra_deg, catalogue_dec_deg))
+    found = tree.query_ball_point(unit_vectors(ra_deg, dec_deg), _chord(radius_arcsec))
+    return [list(rows) for rows in found]
+
+
 def isolation_arcsec(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance of each source to the nearest other one of the list, arcsec; infinite for a single source."""
     if len(ra_deg) < 2:

@@ -1,7 +1,7 @@
 """``contimg catalogue``: reference catalogues in the platform's one shape.
 
-What belongs here: the verbs ``import`` and ``query``. Reading and cutting is done in
-``contimg_resources.reference_catalogues``.
+What belongs here: the verbs. Reading, cutting and fetching are ``contimg_resources.reference_catalogues``,
+``catalogue_index`` and ``catalogue_fetch``; matching is ``science.catalogue_matching``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
 from contimg_portal.console import JsonOption, emit, one_screen_errors
@@ -71,6 +72,68 @@ def query(
         found = CatalogueIndex(read_catalogue(file)).cone(ra, dec, radius_deg)
     shown = found.select("source_id", "separation_deg", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "catalogue")
     emit({"n_sources": found.height, "sources": shown.to_dicts()}, as_json=as_json, rows="sources")
+
+
+@app.command()
+def match(
+    first: CatalogueFile,
+    second: CatalogueFile,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: FIRST with what SECOND says about its sources.")],
+    frequency_first_mhz: Annotated[float, typer.Option(min=1.0, help="Frequency at which FIRST was measured.")],
+    frequency_second_mhz: Annotated[float, typer.Option(min=1.0, help="Frequency at which SECOND was measured.")],
+    radius_arcsec: Annotated[float, typer.Option(min=0.1, help="Farther entries are different sources.")] = 15.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Match two catalogues: spectral index of each source, and whether it is resolved or confused."""
+    with one_screen_errors():
+        from contimg_assets.science.catalogue_matching import MatchSettings, match_catalogues
+        from contimg_resources.reference_catalogues import read_catalogue, write_catalogue
+
+        ours = read_catalogue(first, frequency_hz=frequency_first_mhz * 1e6)
+        theirs = read_catalogue(second, frequency_hz=frequency_second_mhz * 1e6)
+        matched = match_catalogues(
+            ours, theirs, frequency_first_mhz * 1e6, frequency_second_mhz * 1e6, MatchSettings(radius_arcsec)
+        )
+        index = pl.coalesce(pl.col("spectral_index"), matched["spectral_index"])
+        write_catalogue(out, ours.with_columns(spectral_index=index), extra=matched.drop("spectral_index"))
+    emit(
+        {
+            "out": out,
+            "n_sources": ours.height,
+            "n_matched": int(matched["match_index"].is_not_null().sum()),
+            "median_spectral_index": matched["spectral_index"].median(),
+            "n_resolved": int(matched["is_resolved"].sum()),
+            "n_confused": int(matched["is_confused"].sum()),
+        },
+        as_json=as_json,
+    )
+
+
+@app.command()
+def fetch(
+    survey: Annotated[str, typer.Argument(help="nvss or first.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    ra: Annotated[float, typer.Option(help="Right ascension (ICRS), deg.")],
+    dec: Annotated[float, typer.Option(help="Declination (ICRS), deg.", min=-90.0, max=90.0)],
+    radius_deg: Annotated[float, typer.Option(min=0.01, max=30.0)] = 2.0,
+    max_age_d: Annotated[
+        float, typer.Option(min=0.0, help="An answer younger than this is not asked for again.")
+    ] = 90.0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of earlier answers; by default in the data folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the part of a survey around a position from VizieR; needs a network and the extra `catalogues`."""
+    from contimg_resources.catalogue_fetch import Cone, fetch_catalogue, vizier_table
+    from contimg_resources.reference_catalogues import write_catalogue
+    from contimg_resources.settings import load_settings
+
+    with one_screen_errors():
+        folder = cache or load_settings().data / "catalogue_cache"
+        fetched = fetch_catalogue(survey, Cone(ra, dec, radius_deg), folder, max_age_d, vizier_table)
+        write_catalogue(out, fetched.sources)
+    emit({"out": out, "n_sources": fetched.sources.height, "from_cache": fetched.from_cache}, as_json=as_json)
 
 
 def _mapping(pairs: list[str]) -> dict[str, str]:

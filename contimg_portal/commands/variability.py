@@ -34,6 +34,10 @@ def variability(
     ],
     out: Annotated[Path, typer.Option(help="Parquet file of statistics to write, one row per source and band.")],
     candidates: Annotated[Path | None, typer.Option(help="Parquet file of candidates to write.")] = None,
+    bin_to_snr: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="First join successive epochs of each source until this signal-to-noise."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise that calibrates false alarms.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,6 +49,7 @@ def variability(
     with one_screen_errors():
         import numpy as np
 
+        from contimg_assets.science.adaptive_binning import bin_light_curves
         from contimg_assets.science.ese.candidates import find_candidates
         from contimg_assets.science.ese.series import usable_rows
         from contimg_assets.science.variability import variability_statistics
@@ -54,6 +59,9 @@ def variability(
         n_usable = usable_rows(table, np.inf).height
         as_of_mjd = float(table.select(pl.col("mjd").filter(pl.col("mjd").is_finite()).max().fill_null(0.0)).item())
         stderr.print(f"{n_usable} usable points in {light_curves}", highlight=False)
+        n_points = table.height
+        if bin_to_snr is not None:
+            table = bin_light_curves(table, bin_to_snr)
         statistics = variability_statistics(table, as_of_mjd)
         found = find_candidates(table, as_of_mjd, np.random.default_rng(seed))
         atomic_write(out, statistics.write_parquet)
@@ -61,8 +69,9 @@ def variability(
             atomic_write(candidates, found.write_parquet)
     result: dict[str, Any] = {
         "out": out,
-        "n_points": table.height,
-        "n_unusable_points": table.height - n_usable,
+        "n_points": n_points,
+        "n_unusable_points": n_points - n_usable,
+        "n_bins": None if bin_to_snr is None else table.height,
         "n_sources": statistics["source_id"].n_unique(),
         "n_candidates": found.height,
         "candidates": found.select(_SHOWN).to_dicts(),

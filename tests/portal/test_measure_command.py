@@ -187,3 +187,25 @@ def test_catalogue_import_refuses_unknown_columns(tmp_path):
     result = run(catalogue_app, "import", tmp_path / "mine.csv", "--out", tmp_path / "o", "--column", "ra=alpha")
     assert result.exit_code == 2
     assert "OURS=THEIRS" in result.output
+
+
+def test_catalogue_match_gives_spectral_indices(tmp_path):
+    """A source of index -1 between 700 and 1400 MHz gets it, beside the flags; one without a partner keeps none."""
+    for name, flux in (("high", 0.1), ("low", 0.2)):
+        pl.DataFrame(
+            {
+                "source_id": ["a", "b"],
+                "ra_deg": [10.0, 20.0 if name == "high" else 30.0],
+                "dec_deg": 5.0,
+                "flux_jy": flux,
+            }
+        ).write_csv(tmp_path / f"{name}.csv")
+    summary = succeed(
+        catalogue_app, "match", tmp_path / "high.csv", tmp_path / "low.csv", "--out", tmp_path / "m.parquet",
+        "--frequency-first-mhz", 1400, "--frequency-second-mhz", 700,
+    )  # fmt: skip
+    assert (summary["n_sources"], summary["n_matched"]) == (2, 1)
+    table = pl.read_parquet(tmp_path / "m.parquet")
+    assert table["spectral_index"].to_list() == [pytest.approx(-1.0), None]
+    assert table["is_confused"].to_list() == [False, False]
+    assert read_catalogue(tmp_path / "m.parquet").height == 2

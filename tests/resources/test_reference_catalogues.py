@@ -199,6 +199,11 @@ def with_repeated_names(path):
     path.write_text("source_id,ra_deg,dec_deg\na,1,2\na,3,4\n")
 
 
+def with_a_declination_of_100(path):
+    """Write one position that is none."""
+    path.write_text("ra_deg,dec_deg\n1,2\n10,100\n")
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -211,6 +216,7 @@ def with_repeated_names(path):
         ("two.zip", of_two_tables, "not one table in the archive"),
         ("notes.docx", damaged, "unknown kind of file"),
         ("repeated.csv", with_repeated_names, "source_id is not unique"),
+        ("hours.csv", with_a_declination_of_100, "1 positions out of range: got ra 10, dec 100 in row 1"),
     ],
 )
 def test_unusable_catalogue_is_named_with_what_it_lacks(tmp_path, name, make, message):

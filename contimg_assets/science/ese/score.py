@@ -20,11 +20,9 @@ slower), and judging each light curve by itself (loses 5 to 10 per cent of event
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +32,7 @@ from contimg_assets.science.ese.noise import noise_grid
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.whitening import best_templates, whitened, with_event
+from contimg_assets.science.threads import in_threads
 
 _EVENT_COST = 10.0
 """Log-likelihood an event must gain to be believed while the noise is learned: rarity (1 in 1000) and trials. Learning
@@ -268,9 +267,7 @@ def log_likelihoods(
             template[rows, k] = best
             event[rows, k] = with_event(chi2[:, k], gain, log_determinant[:, k], n_point)
 
-    with ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS)) as pool:
-        for _ in pool.map(work, jobs):
-            pass
+    in_threads(work, jobs)
     return null, event, template
 
 
