@@ -36,14 +36,12 @@ defs = dg.Definitions(jobs=[small_job])
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """An instance of our dagster.yaml whose launcher preloads Dagster only; the fork server keeps its environment."""
+    """An instance of our dagster.yaml whose launcher preloads Dagster only, in a folder that it names itself."""
     folder = tmp_path_factory.mktemp("home")
     text = (Path(__file__).parents[2] / "dagster.yaml").read_text().replace("[contimg_assets.warm]", "[dagster]")
-    (folder / "dagster.yaml").write_text(text)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DAGSTER_HOME", str(folder))
-        with dg.DagsterInstance.from_config(str(folder)) as instance:
-            yield instance
+    (folder / "dagster.yaml").write_text(text.replace("{ env: DAGSTER_HOME }", f'"{folder}"'))
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
 
 
 def launch(instance: dg.DagsterInstance, folder: Path, seconds: float) -> dg.DagsterRun:
