@@ -54,14 +54,16 @@ def image_settings(settings: Settings) -> Any:
 def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.
 
-    Bandpass and gains are applied while the measurement set is read; Briggs weights, w-gridding, and a CLEAN of all
-    sub-bands together; restored with the fitted beam, not corrected for the primary beam. Writes FITS files and one row
-    per band of table image: beam, rms, thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
+    Bandpass and gains are applied while the measurement set is read; Briggs weights, w-gridding; catalogue sources are
+    fitted at their positions in every sub-band, and a CLEAN of all sub-bands together finds the others; restored with
+    the fitted beam, not corrected for the primary beam. Writes FITS files and one row per band of table image: beam, rms,
+    thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
     Read by forced_photometry. Remade when measurement set, gains or catalogue change.
     """
     from contimg_assets.science.calibration.apply import apply_solutions
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_assets.science.coordinates import separation_deg
+    from contimg_assets.science.field_model import field_sky_model
     from contimg_assets.science.imaging.imager import make_images
     from contimg_assets.science.visibilities import Visibilities
     from contimg_resources.calibration_tables import read_calibration_table
@@ -83,9 +85,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             catalogue["dec_deg"].to_numpy(),
         )
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
-        images = make_images(
-            calibrated, image_settings(observatory.settings), (near["ra_deg"].to_numpy(), near["dec_deg"].to_numpy())
-        )
+        sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
+        images = make_images(calibrated, image_settings(observatory.settings), sky)
         folder = products.image_folder(partition_key)
         write_image_set(folder, images.columns())
         observation_id = store.query(
@@ -145,6 +146,7 @@ def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
         "beam_minor_arcsec": full.beam.minor_arcsec,
         "beam_pa_deg": full.beam.pa_deg,
         "beam_over_resolution": full.beam.minor_arcsec / resolution_arcsec,
+        "n_known_sources": images.n_known_sources,
         "n_clean_components": images.n_clean_components,
         "n_major_cycles": images.n_major_cycles,
         "has_diverged": images.has_diverged,

@@ -14,6 +14,7 @@ from contimg_assets.science.coordinates import (
     separation_deg,
 )
 from contimg_assets.science.primary_beam import airy_power
+from contimg_assets.science.sky_model import SkyModel
 from contimg_assets.science.visibilities import Visibilities
 
 SITE_ITRF_M = np.array([-2409150.0, -4478573.0, 3838617.0])
@@ -101,6 +102,12 @@ def observe(
         field_name="drift",
     )
     return visibilities, np.stack([ra, dec], axis=1)
+
+
+def sky_model(radec_deg, flux_jy, spectral_index=0.0):
+    """What a catalogue says of sources at positions of shape (n_source, 2)."""
+    radec_deg, flux_jy = np.asarray(radec_deg, dtype=np.float64), np.asarray(flux_jy, dtype=np.float64)
+    return SkyModel(radec_deg[:, 0], radec_deg[:, 1], flux_jy, np.full(len(flux_jy), spectral_index))
 
 
 def fitted_flux_jy(plane, wcs, ra_deg, dec_deg):

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.imaging.averaging import BandVisibilities
 from contimg_assets.science.imaging.gridding import Gridder
+from contimg_assets.science.imaging.known_sources import KnownSources
 from contimg_assets.science.imaging.mask import grow_mask
 from contimg_assets.science.imaging.noise import estimate_noise
 from contimg_assets.science.imaging.predict import Predictor
@@ -155,8 +156,11 @@ def deconvolve(
     state: CleanState,
     settings: ImageSettings,
     beam_pixels: float,
+    known: KnownSources | None = None,
 ) -> None:
     """Run major cycles until the noise is reached; the state holds model and residuals afterwards.
+
+    Known sources are fitted before CLEAN looks for others, and again after each of its cycles.
 
     Parameters
     ----------
@@ -170,11 +174,17 @@ def deconvolve(
     settings : ImageSettings
     beam_pixels : float
         FWHM of the full band's beam (geometric mean), pixels.
+    known : KnownSources, optional
+        Changed in place.
     """
     psf = np.ascontiguousarray(np.moveaxis(state.psf, 0, -1))
     sidelobes = sidelobe_level(state.joint(state.psf), 1.5 * beam_pixels)
     previous_peak = np.inf
     while state.n_major_cycles < settings.max_major_cycles and state.n_components < settings.max_iterations:
+        if known is not None and known.refine(state.residual, state.psf):
+            _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
+            state.n_major_cycles += 1
+            continue
         joint = state.joint(state.residual)
         box_pixels = settings.noise_box_beams * beam_pixels
         rms = estimate_noise(joint, box_pixels=box_pixels, n_threads=settings.n_threads).rms
@@ -186,13 +196,13 @@ def deconvolve(
             break
         limit = max(stop, settings.cycle_depth * peak)
         saved = _add_components(state, joint, psf, limit, settings)
-        _compute_residuals(bands, imaging_weights, gridder, predictor, state)
+        _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
         state.n_major_cycles += 1
         new_peak = float(np.abs(state.joint(state.residual)[state.mask]).max(initial=0.0))
         if new_peak > _GROWTH_TOLERANCE * min(peak, previous_peak):
             state.model = saved
             state.has_diverged = True
-            _compute_residuals(bands, imaging_weights, gridder, predictor, state)
+            _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
             break
         previous_peak = peak
 
@@ -225,10 +235,12 @@ def _compute_residuals(
     gridder: Gridder,
     predictor: Predictor,
     state: CleanState,
+    known: KnownSources | None,
 ) -> None:
-    """Residual image and noise of every band from its visibilities minus those of the model."""
+    """Residual image and noise of every band from its visibilities minus those of model and known sources."""
     for index, (band, weights) in enumerate(zip(bands, imaging_weights, strict=True)):
-        residual_vis = predictor.visibilities(state.model[index], band, weights)
+        sources = None if known is None else known.of_band(index)
+        residual_vis = predictor.visibilities(state.model[index], band, weights, sources)
         np.subtract(band.vis, residual_vis, out=residual_vis)
         state.residual[index] = gridder.image(residual_vis, weights, band.frequency_hz)
         state.noise_scale[index] = noise_scale(residual_vis, band.weights)

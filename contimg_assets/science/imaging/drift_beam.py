@@ -23,6 +23,8 @@ from contimg_assets.science.visibilities import Visibilities
 
 _NODES_PER_FWHM = 25
 _SURVEY_NODES = 151
+LEAST_POWER = 0.05
+"""Where the mean beam is below this, its relative changes are not known well enough to use."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,32 @@ def mean_power(lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: flo
     for direction, weight in zip(pointings.lmn, pointings.weights, strict=True):
         power += weight * airy_power(separations_deg(lmn, direction), frequency_hz, pointings.dish_diameter_m)
     return power
+
+
+def beam_course(
+    lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Power pattern towards unit vectors during the drift and through a band.
+
+    Parameters
+    ----------
+    lmn : array of float, shape (n_direction, 3)
+    pointings : Pointings
+    frequency_hz : array of float, shape (n_chan,)
+    weights : array of float32, shape (n_row, n_chan)
+        Imaging weights.
+
+    Returns
+    -------
+    tuple of array of float
+        Power, shape (n_direction, n_pointing, n_chan), and the share of pointings and channels in the weight, sum 1, shape
+        (n_pointing, n_chan).
+    """
+    apart = separations_deg(lmn[:, None, :], pointings.lmn)
+    power = airy_power(apart[..., None], frequency_hz, pointings.dish_diameter_m)
+    n_pointing = len(pointings.lmn)
+    share = np.stack([np.bincount(pointings.of_row, weights=w, minlength=n_pointing) for w in weights.T], axis=-1)
+    return power, share / share.sum()
 
 
 def field_extent_rad(pointings: Pointings, frequency_hz: float, level: float) -> tuple[float, float, float]:

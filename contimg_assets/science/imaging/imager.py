@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SECONDS_PER_DAY
-from contimg_assets.science.imaging import averaging, clean, drift_beam, geometry, mask, restore, thermal, weighting
+from contimg_assets.science.imaging import averaging, clean, drift_beam, geometry, restore, thermal, weighting
 from contimg_assets.science.imaging.gridding import Gridder
+from contimg_assets.science.imaging.known_sources import KnownSources
 from contimg_assets.science.imaging.noise import estimate_noise
 from contimg_assets.science.imaging.predict import Predictor
 from contimg_assets.science.imaging.products import ImagePlane, ImageSet
 from contimg_assets.science.imaging.settings import ImageSettings
+from contimg_assets.science.sky_model import SkyModel
 from contimg_assets.science.visibilities import Visibilities
 
 _SURVEY_CHANNELS = 8
 """Channels whose weights suffice to survey the uv coverage."""
-_POSITION_RADIUS_BEAMS = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def _survey(
 def make_images(
     vis: Visibilities,
     settings: ImageSettings,
-    source_positions: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    sky: SkyModel | None = None,
 ) -> ImageSet:
     """Image an observation: dirty, deconvolved and restored, full band and sub-bands, with noise and primary beam.
 
@@ -130,9 +131,9 @@ def make_images(
     vis : Visibilities
         Calibrated; not changed.
     settings : ImageSettings
-    source_positions : tuple of array of float, optional
-        ICRS right ascensions and declinations, deg, of known sources: CLEAN may put components around them from the
-        start. Positions outside the image are ignored.
+    sky : SkyModel, optional
+        Known sources: their positions are taken as they are, their flux densities are fitted in every band (``known_sources``)
+        and CLEAN looks for the others only. Those outside the image are ignored.
 
     Returns
     -------
@@ -160,18 +161,17 @@ def make_images(
     gridder = Gridder(vis.uvw_m, plan.grid, epsilon=settings.epsilon, n_threads=settings.n_threads)
     state = clean.start(bands, weights, gridder, (plan.grid.n_y, plan.grid.n_x))
     dirty = state.residual.copy()
+    pointings = drift_beam.find_pointings(vis, _row_weights(vis))
+    known = None if sky is None else KnownSources(sky, plan.grid, pointings, bands, weights)
     if settings.max_iterations > 0:
         beam = restore.fit_restoring_beam(state.joint(state.psf), plan.grid.cell_arcsec)
         beam_pixels = beam.mean_arcsec / plan.grid.cell_arcsec
-        if source_positions is not None:
-            x, y = plan.grid.pixels(*(np.asarray(axis, dtype=np.float64) for axis in source_positions))
-            mask.add_positions(state.mask, x, y, _POSITION_RADIUS_BEAMS * beam_pixels)
-        pointings = drift_beam.find_pointings(vis, _row_weights(vis))
         predictor = Predictor(vis.uvw_m, pointings, plan.grid, gridder)
-        clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels)
+        clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels, known)
     return ImageSet(
-        planes=_finish(vis, bands, weights, plan, state, dirty, settings),
+        planes=_finish(vis, bands, weights, plan, state, known, dirty, settings),
         wcs=plan.grid.wcs(),
+        n_known_sources=0 if known is None else known.x_pixel.size,
         n_clean_components=state.n_components,
         n_major_cycles=state.n_major_cycles,
         has_diverged=state.has_diverged,
@@ -189,6 +189,7 @@ def _finish(
     weights: Sequence[NDArray[np.float32]],
     plan: ImagingPlan,
     state: clean.CleanState,
+    known: KnownSources | None,
     dirty: NDArray[np.float32],
     settings: ImageSettings,
 ) -> tuple[ImagePlane, ...]:
@@ -212,6 +213,7 @@ def _finish(
     share = state.band_weights
     full = _plane(
         _Parts(*(state.joint(cube) for cube in (state.residual, dirty, state.model, state.psf, beams))),
+        restore.NO_SOURCES if known is None else known.placed(share),
         plan.grid.cell_arcsec,
         settings,
         name="full",
@@ -226,6 +228,7 @@ def _finish(
         *(
             _plane(
                 _Parts(state.residual[k], dirty[k], state.model[k], state.psf[k], beams[k]),
+                restore.NO_SOURCES if known is None else known.placed(np.eye(len(bands))[k]),
                 plan.grid.cell_arcsec,
                 settings,
                 name=band.name,
@@ -250,6 +253,7 @@ class _Parts(NamedTuple):
 
 def _plane(
     parts: _Parts,
+    sources: restore.PlacedSources,
     cell_arcsec: float,
     settings: ImageSettings,
     *,
@@ -267,10 +271,10 @@ def _plane(
         frequency_hz=frequency_hz,
         bandwidth_hz=bandwidth_hz,
         beam=beam,
-        restored=restore.restore(parts.model, parts.residual, beam, cell_arcsec),
+        restored=restore.restore(parts.model, parts.residual, beam, cell_arcsec, sources),
         rms=noise.rms,
         background=noise.background,
         rms_jy_beam=float(np.median(noise.rms[in_field] if in_field.any() else noise.rms)),
         thermal_rms_jy_beam=thermal_rms_jy_beam,
-        **parts._asdict(),
+        **parts._replace(model=sources.on_pixels(parts.model))._asdict(),
     )

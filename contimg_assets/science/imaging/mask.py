@@ -1,6 +1,6 @@
 """Where CLEAN may put components.
 
-What belongs here: masks grown from significant pixels of a residual image, and from known positions. A pixel is
+What belongs here: masks grown from significant pixels of a residual image. A pixel is
 significant when it stands above a number of local rms *and* above the sidelobes that the brightest
 remaining source can throw, so that in the first cycles only the brightest sources enter.
 """
@@ -52,13 +52,3 @@ def grow_mask(
                 seeds += 1
                 _paint_disc(mask, y, x, radius)
     return seeds
-
-
-@numba.njit(cache=True, nogil=True)
-def add_positions(
-    mask: NDArray[np.bool_], x_pixel: NDArray[np.float64], y_pixel: NDArray[np.float64], radius: float
-) -> None:
-    """Add discs around known positions, in place; positions outside the image or NaN are ignored."""
-    for k in range(x_pixel.size):
-        if -0.5 < x_pixel[k] < mask.shape[1] - 0.5 and -0.5 < y_pixel[k] < mask.shape[0] - 0.5:
-            _paint_disc(mask, int(y_pixel[k] + 0.5), int(x_pixel[k] + 0.5), radius)

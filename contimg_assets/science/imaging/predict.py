@@ -1,13 +1,13 @@
 """Visibilities of a model image, the brightest components through the moving primary beam.
 
-What belongs here: the prediction that CLEAN subtracts. The transforms themselves are in ``gridding``, the averaged beam is
-in ``drift_beam``.
+What belongs here: the prediction that deconvolution subtracts, of components on pixels and of known sources between them.
+The transforms themselves are in ``gridding``, the beam is in ``drift_beam``.
 
 In a drift scan a source's apparent flux density changes during the observation, by several per cent near the centre
 and by tens of per cent at the half-power point, and with frequency inside a band. A constant component subtracts only the
-mean and leaves sidelobes: 12 Jy near the centre double the noise of the image. So the brightest components are
-predicted one by one with the beam of each integration and channel relative to its mean, by a direct Fourier
-sum that also has no gridding error; their number is limited by its cost. All others go through the gridder. Gridding
+mean and leaves sidelobes: 12 Jy near the centre double the noise of the image. So known sources and the brightest
+components are predicted one by one with the beam of each integration and channel relative to its mean, by a direct
+Fourier sum that also has no gridding error; their number is limited by its cost. All others go through the gridder. Gridding
 each integration by itself (A-projection's way, Bhatnagar et al. 2008) would multiply the cost of imaging.
 """
 
@@ -19,17 +19,15 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.imaging.averaging import BandVisibilities
-from contimg_assets.science.imaging.drift_beam import Pointings, separations_deg
+from contimg_assets.science.imaging.drift_beam import LEAST_POWER, Pointings, beam_course
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.gridding import Gridder
-from contimg_assets.science.primary_beam import airy_power
+from contimg_assets.science.imaging.known_sources import PointSources, spread
 from contimg_assets.science.threads import in_threads, slices
 
 _MOST_COMPONENTS = 128
 _MOST_TERMS = 1e9
 """Components times visibilities of one band that a prediction by direct sum may cost, about half a second."""
-_LEAST_POWER = 0.05
-"""Where the mean beam is below this, relative changes of the beam are not known well enough to use."""
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -79,9 +77,13 @@ class Predictor:
         self._gridder = gridder
 
     def visibilities(
-        self, model: NDArray[np.float32], band: BandVisibilities, weights: NDArray[np.float32]
+        self,
+        model: NDArray[np.float32],
+        band: BandVisibilities,
+        weights: NDArray[np.float32],
+        sources: PointSources | None = None,
     ) -> NDArray[np.complex64]:
-        """Visibilities of a band's model image.
+        """Visibilities of a band's model image and known sources.
 
         Parameters
         ----------
@@ -90,23 +92,39 @@ class Predictor:
         band : BandVisibilities
         weights : array of float32, shape (n_row, n_group)
             Imaging weights, with which that mean is taken.
+        sources : PointSources, optional
 
         Returns
         -------
         array of complex64, shape (n_row, n_group)
         """
-        if len(self._pointings.lmn) == 1:
-            return self._gridder.visibilities(model, band.frequency_hz)
-        pixel_y, pixel_x = self._brightest(model, band.vis.size)
-        lmn = self._grid.directions(pixel_x.astype(np.float64), pixel_y.astype(np.float64))
-        change, mean_power = self._relative_power(lmn, band.frequency_hz, weights)
-        seen = mean_power > _LEAST_POWER
-        pixel_y, pixel_x, lmn, change = pixel_y[seen], pixel_x[seen], lmn[seen], change[seen]
         rest = model.copy()
-        rest[pixel_y, pixel_x] = 0.0
-        flux = np.ascontiguousarray(np.moveaxis(model[pixel_y, pixel_x, None, None] * change, 0, -1), dtype=np.float32)
+        most = int(_MOST_TERMS / band.vis.size)
+        parts = []
+        if sources is not None:
+            order = np.argsort(-np.abs(sources.flux_jy), kind="stable")
+            direct, gridded = order[:most], order[most:]
+            spread(rest, sources.x_pixel[gridded], sources.y_pixel[gridded], sources.flux_jy[gridded])
+            parts.append((sources.lmn[direct], sources.flux_jy[direct, None, None] * sources.shape[direct]))
+            most -= direct.size
+        if len(self._pointings.lmn) > 1:
+            parts.append(self._brightest(rest, model, band.frequency_hz, weights, min(_MOST_COMPONENTS, most)))
         vis = self._gridder.visibilities(rest, band.frequency_hz)
-        inverse_wavelength = band.frequency_hz / SPEED_OF_LIGHT_M_S
+        lmn = np.concatenate([part[0] for part in parts]) if parts else np.empty((0, 3))
+        if lmn.size:
+            self._add(vis, lmn, np.concatenate([part[1] for part in parts]), band.frequency_hz)
+        return vis
+
+    def _add(
+        self,
+        vis: NDArray[np.complex64],
+        lmn: NDArray[np.float64],
+        flux_jy: NDArray[np.float64],
+        frequency_hz: NDArray[np.float64],
+    ) -> None:
+        """Add sources of flux density (n_source, n_pointing, n_chan) by a direct sum."""
+        flux = np.ascontiguousarray(np.moveaxis(flux_jy, 0, -1), dtype=np.float32)
+        inverse_wavelength = frequency_hz / SPEED_OF_LIGHT_M_S
         lmn1 = lmn - np.array([0.0, 0.0, 1.0])
         in_threads(
             lambda rows: _add_direct(
@@ -115,22 +133,24 @@ class Predictor:
             slices(len(vis), self._gridder.n_threads),
             self._gridder.n_threads,
         )
-        return vis
 
-    def _brightest(self, model: NDArray[np.float32], n_vis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pixels (y, x) of as many of the brightest components as the direct sum can afford."""
-        pixel_y, pixel_x = np.nonzero(model != 0)
-        most = min(_MOST_COMPONENTS, int(_MOST_TERMS / n_vis))
-        order = np.argsort(-np.abs(model[pixel_y, pixel_x]), kind="stable")[:most]
-        return pixel_y[order], pixel_x[order]
-
-    def _relative_power(
-        self, lmn: NDArray[np.float64], frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]
+    def _brightest(
+        self,
+        rest: NDArray[np.float32],
+        model: NDArray[np.float32],
+        frequency_hz: NDArray[np.float64],
+        weights: NDArray[np.float32],
+        most: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Beam over its weighted mean, shape (n_component, n_pointing, n_chan), and that mean, shape (n_component,)."""
-        apart = separations_deg(lmn[:, None, :], self._pointings.lmn)
-        power = airy_power(apart[..., None], frequency_hz, self._pointings.dish_diameter_m)
-        n_pointing, of_row = len(self._pointings.lmn), self._pointings.of_row
-        share = np.stack([np.bincount(of_row, weights=w, minlength=n_pointing) for w in weights.T], axis=-1)
-        mean = np.einsum("kpc,pc->k", power, share / share.sum())
-        return power / np.maximum(mean, 1e-12)[:, None, None], mean
+        """Unit vectors and flux densities (n, n_pointing, n_chan) of the brightest pixels, which leave ``rest``."""
+        pixel_y, pixel_x = np.nonzero(model != 0)
+        order = np.argsort(-np.abs(model[pixel_y, pixel_x]), kind="stable")[: max(0, most)]
+        pixel_y, pixel_x = pixel_y[order], pixel_x[order]
+        lmn = self._grid.directions(pixel_x.astype(np.float64), pixel_y.astype(np.float64))
+        power, share = beam_course(lmn, self._pointings, frequency_hz, weights)
+        mean = np.einsum("kpc,pc->k", power, share)
+        seen = mean > LEAST_POWER
+        pixel_y, pixel_x, power, mean = pixel_y[seen], pixel_x[seen], power[seen], mean[seen]
+        flux_jy = model[pixel_y, pixel_x]
+        rest[pixel_y, pixel_x] -= flux_jy
+        return lmn[seen], (flux_jy / mean)[:, None, None] * power

@@ -34,7 +34,7 @@ class ImagePlane:
     dirty: NDArray[np.float32]
     """Jy/beam."""
     model: NDArray[np.float32]
-    """CLEAN components, Jy/pixel."""
+    """CLEAN components, and known sources on their nearest pixels, Jy/pixel."""
     psf: NDArray[np.float32]
     """Point-spread function, peak 1 at [n_y / 2, n_x / 2]."""
     rms: NDArray[np.float32]
@@ -67,7 +67,10 @@ class ImageSet:
 
     planes: tuple[ImagePlane, ...]
     wcs: WCS
+    n_known_sources: int
+    """Sources fitted at their catalogue positions."""
     n_clean_components: int
+    """Components that CLEAN found besides."""
     n_major_cycles: int
     has_diverged: bool
     """True if CLEAN stopped because the residual grew; the images are those before that cycle."""

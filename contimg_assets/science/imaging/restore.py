@@ -10,6 +10,7 @@ the same for one component as for a million.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -40,6 +41,25 @@ class RestoringBeam:
     def mean_arcsec(self) -> float:
         """Geometric mean of the axes."""
         return float(np.sqrt(self.major_arcsec * self.minor_arcsec))
+
+
+class PlacedSources(NamedTuple):
+    """Point sources between the pixels of one image."""
+
+    x_pixel: NDArray[np.float64]
+    """Zero-based, fractional, shape (n_source,)."""
+    y_pixel: NDArray[np.float64]
+    flux_jy: NDArray[np.float64]
+    """Apparent flux density, shape (n_source,)."""
+
+    def on_pixels(self, model: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A model image (Jy/pixel) with the sources added to their nearest pixels."""
+        total = model.copy()
+        np.add.at(total, ((self.y_pixel + 0.5).astype(np.int64), (self.x_pixel + 0.5).astype(np.int64)), self.flux_jy)
+        return total
+
+
+NO_SOURCES = PlacedSources(*(np.empty(0) for _ in range(3)))
 
 
 def fit_restoring_beam(psf: NDArray[np.float32], cell_arcsec: float) -> RestoringBeam:
@@ -102,27 +122,30 @@ def _unresolved(got: str) -> DataError:
 @numba.njit(cache=True, nogil=True)
 def _add_gaussians(
     image: NDArray[np.float32],
-    pixel_y: NDArray[np.int64],
-    pixel_x: NDArray[np.int64],
-    flux: NDArray[np.float32],
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+    flux: NDArray[np.float64],
     form: tuple[float, float, float],
     reach: int,
 ) -> None:
-    """Add flux * exp(-(a dx^2 + b dx dy + c dy^2)) around each pixel."""
-    stamp = np.empty((2 * reach + 1, 2 * reach + 1), dtype=np.float32)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            stamp[dy + reach, dx + reach] = np.exp(-(form[0] * dx * dx + form[1] * dx * dy + form[2] * dy * dy))
+    """Add flux * exp(-(a dx^2 + b dx dy + c dy^2)) around each place, in fractions of pixels too."""
     for k in range(flux.size):
-        for y in range(max(0, pixel_y[k] - reach), min(image.shape[0], pixel_y[k] + reach + 1)):
-            for x in range(max(0, pixel_x[k] - reach), min(image.shape[1], pixel_x[k] + reach + 1)):
-                image[y, x] += flux[k] * stamp[y - pixel_y[k] + reach, x - pixel_x[k] + reach]
+        near_y, near_x = int(np.floor(y[k] + 0.5)), int(np.floor(x[k] + 0.5))
+        for row in range(max(0, near_y - reach), min(image.shape[0], near_y + reach + 1)):
+            dy = row - y[k]
+            for column in range(max(0, near_x - reach), min(image.shape[1], near_x + reach + 1)):
+                dx = column - x[k]
+                image[row, column] += flux[k] * np.exp(-(form[0] * dx * dx + form[1] * dx * dy + form[2] * dy * dy))
 
 
 def restore(
-    model: NDArray[np.float32], residual: NDArray[np.float32], beam: RestoringBeam, cell_arcsec: float
+    model: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    beam: RestoringBeam,
+    cell_arcsec: float,
+    sources: PlacedSources = NO_SOURCES,
 ) -> NDArray[np.float32]:
-    """Model convolved with the restoring beam, plus residual, Jy/beam.
+    """Model and known sources convolved with the restoring beam, plus residual, Jy/beam.
 
     Parameters
     ----------
@@ -132,6 +155,7 @@ def restore(
         Jy/beam.
     beam : RestoringBeam
     cell_arcsec : float
+    sources : PlacedSources, optional
 
     Returns
     -------
@@ -147,6 +171,12 @@ def restore(
         float(-2.0 * (along - across) * east * north),
         float(along * north**2 + across * east**2),
     )
-    reach = int(np.ceil(_STAMP_SIGMA * sigma[0]))
-    _add_gaussians(restored, pixel_y, pixel_x, model[pixel_y, pixel_x], form, reach)
+    _add_gaussians(
+        restored,
+        np.concatenate([pixel_y.astype(np.float64), sources.y_pixel]),
+        np.concatenate([pixel_x.astype(np.float64), sources.x_pixel]),
+        np.concatenate([model[pixel_y, pixel_x].astype(np.float64), sources.flux_jy]),
+        form,
+        int(np.ceil(_STAMP_SIGMA * sigma[0])),
+    )
     return restored
