@@ -131,8 +131,8 @@ def test_diverging_cycle_is_taken_back():
     class WrongPredictor:
         """Model visibilities three times too strong, with the wrong sign."""
 
-        def visibilities(self, model, band, weights, sources):
-            return -3.0 * gridder.visibilities(model, band.frequency_hz)
+        def visibilities(self, index, model, sources):
+            return -3.0 * gridder.visibilities(model, bands[index].frequency_hz)
 
     from contimg_assets.science.imaging import averaging, imager, weighting
     from contimg_assets.science.imaging.gridding import Gridder

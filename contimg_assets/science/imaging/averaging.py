@@ -40,6 +40,8 @@ class BandVisibilities:
     """Centres of the channel groups, ascending, shape (n_group,)."""
     bandwidth_hz: float
     """Sum of the widths of the channels."""
+    spread_hz2: float
+    """Mean square distance of the channels' centres from the centre of their group, Hz^2: it smears sources off centre."""
 
 
 def channel_groups(
@@ -124,7 +126,8 @@ def average_to_stokes_i(
             channels = vis.frequency_hz[starts[0] : starts[-1]]
             centres = np.add.reduceat(channels, starts[:-1] - starts[0]) / np.diff(starts)
             width_hz = channels.size * vis.channel_width_hz
-            bands.append(BandVisibilities(f"band{index}", out_vis, out_weights, centres, width_hz))
+            spread_hz2 = float(np.mean((channels - np.repeat(centres, np.diff(starts))) ** 2))
+            bands.append(BandVisibilities(f"band{index}", out_vis, out_weights, centres, width_hz, spread_hz2))
     if not bands:
         raise all_flagged(vis)
     return tuple(bands)

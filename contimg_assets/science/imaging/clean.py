@@ -160,7 +160,7 @@ def deconvolve(
 ) -> None:
     """Run major cycles until the noise is reached; the state holds model and residuals afterwards.
 
-    Known sources are fitted before CLEAN looks for others, and again after each of its cycles.
+    Known sources are fitted first; CLEAN looks for others once no flux density changes by more than would be significant.
 
     Parameters
     ----------
@@ -180,38 +180,50 @@ def deconvolve(
     psf = np.ascontiguousarray(np.moveaxis(state.psf, 0, -1))
     sidelobes = sidelobe_level(state.joint(state.psf), 1.5 * beam_pixels)
     previous_peak = np.inf
+
+    def compute_residuals() -> None:
+        """Residual image and noise of every band from its visibilities minus those of model and known sources."""
+        for index, (band, weights) in enumerate(zip(bands, imaging_weights, strict=True)):
+            sources = None if known is None else known.of_band(index)
+            residual_vis = predictor.visibilities(index, state.model[index], sources)
+            np.subtract(band.vis, residual_vis, out=residual_vis)
+            state.residual[index] = gridder.image(residual_vis, weights, band.frequency_hz)
+            state.noise_scale[index] = noise_scale(residual_vis, band.weights)
+
     while state.n_major_cycles < settings.max_major_cycles and state.n_components < settings.max_iterations:
-        if known is not None and known.refine(state.residual, state.psf):
-            _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
-            state.n_major_cycles += 1
-            continue
+        step_sigma = 0.0 if known is None else known.refine(state.residual, state.psf)
         joint = state.joint(state.residual)
         box_pixels = settings.noise_box_beams * beam_pixels
         rms = estimate_noise(joint, box_pixels=box_pixels, n_threads=settings.n_threads).rms
         stop = settings.stop_sigma * float(np.median(rms[::16, ::16]))
         floor = _SIDELOBE_SAFETY * sidelobes * float(np.abs(joint).max())
-        grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, _MASK_RADIUS_BEAMS * beam_pixels)
-        peak = float(np.abs(joint[state.mask]).max(initial=0.0))
-        if grown == 0 and peak < _DONE_FACTOR * stop:
+        grown, peak = 0, 0.0
+        if step_sigma < settings.mask_sigma:
+            grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, _MASK_RADIUS_BEAMS * beam_pixels)
+            peak = float(np.abs(joint[state.mask]).max(initial=0.0))
+        is_clean = grown == 0 and peak < _DONE_FACTOR * stop
+        if is_clean and step_sigma == 0.0:
             break
-        limit = max(stop, settings.cycle_depth * peak)
-        saved = _add_components(state, joint, psf, limit, settings)
-        _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
+        saved = state.model.copy()
+        if not is_clean:
+            _add_components(state, joint, psf, max(stop, settings.cycle_depth * peak), settings)
+        compute_residuals()
         state.n_major_cycles += 1
+        if is_clean:
+            continue
         new_peak = float(np.abs(state.joint(state.residual)[state.mask]).max(initial=0.0))
         if new_peak > _GROWTH_TOLERANCE * min(peak, previous_peak):
             state.model = saved
             state.has_diverged = True
-            _compute_residuals(bands, imaging_weights, gridder, predictor, state, known)
+            compute_residuals()
             break
         previous_peak = peak
 
 
 def _add_components(
     state: CleanState, joint: NDArray[np.float32], psf: NDArray[np.float32], limit: float, settings: ImageSettings
-) -> NDArray[np.float32]:
-    """Run one minor cycle and add its components to the model; return the model before it."""
-    saved = state.model.copy()
+) -> None:
+    """Run one minor cycle and add its components to the model."""
     pixel_y, pixel_x = np.nonzero(state.mask & (np.abs(joint) > _ACTIVE_FRACTION * limit))
     values = np.ascontiguousarray(state.residual[:, pixel_y, pixel_x].T)
     components, n_new = _minor_cycle(
@@ -226,21 +238,3 @@ def _add_components(
     )
     state.model[:, pixel_y, pixel_x] += components.T
     state.n_components += n_new
-    return saved
-
-
-def _compute_residuals(
-    bands: Sequence[BandVisibilities],
-    imaging_weights: Sequence[NDArray[np.float32]],
-    gridder: Gridder,
-    predictor: Predictor,
-    state: CleanState,
-    known: KnownSources | None,
-) -> None:
-    """Residual image and noise of every band from its visibilities minus those of model and known sources."""
-    for index, (band, weights) in enumerate(zip(bands, imaging_weights, strict=True)):
-        sources = None if known is None else known.of_band(index)
-        residual_vis = predictor.visibilities(state.model[index], band, weights, sources)
-        np.subtract(band.vis, residual_vis, out=residual_vis)
-        state.residual[index] = gridder.image(residual_vis, weights, band.frequency_hz)
-        state.noise_scale[index] = noise_scale(residual_vis, band.weights)

@@ -68,30 +68,19 @@ def mean_power(lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: flo
     return power
 
 
-def beam_course(
-    lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Power pattern towards unit vectors during the drift and through a band.
-
-    Parameters
-    ----------
-    lmn : array of float, shape (n_direction, 3)
-    pointings : Pointings
-    frequency_hz : array of float, shape (n_chan,)
-    weights : array of float32, shape (n_row, n_chan)
-        Imaging weights.
-
-    Returns
-    -------
-    tuple of array of float
-        Power, shape (n_direction, n_pointing, n_chan), and the share of pointings and channels in the weight, sum 1, shape
-        (n_pointing, n_chan).
-    """
-    apart = separations_deg(lmn[:, None, :], pointings.lmn)
-    power = airy_power(apart[..., None], frequency_hz, pointings.dish_diameter_m)
+def weight_shares(pointings: Pointings, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Shares of pointings and channels in weights of shape (n_row, n_chan): shape (n_pointing, n_chan), sum 1."""
     n_pointing = len(pointings.lmn)
     share = np.stack([np.bincount(pointings.of_row, weights=w, minlength=n_pointing) for w in weights.T], axis=-1)
-    return power, share / share.sum()
+    return np.asarray(share / share.sum(), dtype=np.float64)
+
+
+def power_course(
+    lmn: NDArray[np.float64], pointings: Pointings, frequency_hz: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Power pattern towards unit vectors by pointing and channel, shape (n_direction, n_pointing, n_chan)."""
+    apart = separations_deg(lmn[:, None, :], pointings.lmn)
+    return np.asarray(airy_power(apart[..., None], frequency_hz, pointings.dish_diameter_m), dtype=np.float64)
 
 
 def field_extent_rad(pointings: Pointings, frequency_hz: float, level: float) -> tuple[float, float, float]:

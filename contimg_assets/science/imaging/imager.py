@@ -162,11 +162,14 @@ def make_images(
     state = clean.start(bands, weights, gridder, (plan.grid.n_y, plan.grid.n_x))
     dirty = state.residual.copy()
     pointings = drift_beam.find_pointings(vis, _row_weights(vis))
-    known = None if sky is None else KnownSources(sky, plan.grid, pointings, bands, weights)
+    shares = [drift_beam.weight_shares(pointings, band_weights) for band_weights in weights]
+    known = None
+    if sky is not None:
+        known = KnownSources(sky, plan.grid, pointings, [band.frequency_hz for band in bands], shares)
     if settings.max_iterations > 0:
         beam = restore.fit_restoring_beam(state.joint(state.psf), plan.grid.cell_arcsec)
         beam_pixels = beam.mean_arcsec / plan.grid.cell_arcsec
-        predictor = Predictor(vis.uvw_m, pointings, plan.grid, gridder)
+        predictor = Predictor(vis.uvw_m, pointings, plan.grid, gridder, bands, shares)
         clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels, known)
     return ImageSet(
         planes=_finish(vis, bands, weights, plan, state, known, dirty, settings),

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.coordinates import direction_cosines
-from contimg_assets.science.imaging.averaging import BandVisibilities
-from contimg_assets.science.imaging.drift_beam import LEAST_POWER, Pointings, beam_course
+from contimg_assets.science.imaging.drift_beam import LEAST_POWER, Pointings, power_course
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.restore import PlacedSources
 from contimg_assets.science.sky_model import SkyModel
@@ -42,11 +41,11 @@ _CATALOGUE_ERROR = 0.3
 """Relative error of a catalogue's flux density at another epoch, frequency and resolution."""
 _BEAM_ERROR = 0.02
 """Error of the power pattern, as a fraction of its peak."""
-_DAMPING = 3e-3
+_DAMPING = 3e-4
 """Added to the diagonal: larger than the errors of the interpolated matrix, small enough for two rounds to converge."""
 _SLOPE_SIGMA = 50.0
 """Sources above this many rms in every band have their spectral slope from the image."""
-_SMALLEST_STEP = 0.2
+_SMALLEST_STEP = 2.0
 """Flux densities are found when none changes by more than this many rms of its band."""
 _TAPS = 6
 """Half width of the interpolation kernel, pixels."""
@@ -79,8 +78,8 @@ class KnownSources:
         model: SkyModel,
         grid: ImageGeometry,
         pointings: Pointings,
-        bands: Sequence[BandVisibilities],
-        weights: Sequence[NDArray[np.float32]],
+        frequencies_hz: Sequence[NDArray[np.float64]],
+        shares: Sequence[NDArray[np.float64]],
     ) -> None:
         """Place sources on the grid; those off the image are left out.
 
@@ -89,9 +88,10 @@ class KnownSources:
         model : SkyModel
         grid : ImageGeometry
         pointings : Pointings
-        bands : sequence of BandVisibilities
-        weights : sequence of array of float32, shape (n_row, n_group)
-            Imaging weights, one array per band.
+        frequencies_hz : sequence of array of float, shape (n_group,)
+            Centres of the channel groups of each band.
+        shares : sequence of array of float, shape (n_pointing, n_group)
+            Shares of pointings and groups in the imaging weights of each band (``drift_beam.weight_shares``).
         """
         x, y = grid.pixels(model.ra_deg, model.dec_deg)
         with np.errstate(invalid="ignore"):
@@ -100,10 +100,10 @@ class KnownSources:
         centre = grid.phase_centre_ra_deg, grid.phase_centre_dec_deg
         self._lmn = np.stack(direction_cosines(model.ra_deg, model.dec_deg, *centre), axis=-1)
         self._bands = [
-            _Course(model, self._lmn, pointings, band.frequency_hz, band_weights)
-            for band, band_weights in zip(bands, weights, strict=True)
+            _Course(model, self._lmn, pointings, frequency_hz, share)
+            for frequency_hz, share in zip(frequencies_hz, shares, strict=True)
         ]
-        self.flux_jy = np.zeros((len(bands), self.x_pixel.size))
+        self.flux_jy = np.zeros((len(shares), self.x_pixel.size))
         """Mean apparent flux densities found so far, shape (n_band, n_source)."""
         self._psf: list[NDArray[np.float64]] = []
 
@@ -117,8 +117,10 @@ class KnownSources:
         """Sources of a weighted mean of bands, the shares having sum 1, shape (n_band,)."""
         return PlacedSources(self.x_pixel, self.y_pixel, band_shares @ self.flux_jy)
 
-    def refine(self, residual: NDArray[np.float32], psf: NDArray[np.float32]) -> bool:
-        """Improve all flux densities; False, and nothing changed, if no step is worth computing residuals for.
+    def refine(self, residual: NDArray[np.float32], psf: NDArray[np.float32]) -> float:
+        """Improve all flux densities; return the largest step in units of its band's noise.
+
+        A step too small to be worth computing residuals for is not taken, and 0 returned.
 
         Parameters
         ----------
@@ -128,7 +130,7 @@ class KnownSources:
             Point-spread functions, peak 1 at [n_y / 2, n_x / 2]; those of the first call are kept.
         """
         if self.x_pixel.size == 0:
-            return False
+            return 0.0
         if not self._psf:
             self._psf = [_psf_between(plane, self.x_pixel, self.y_pixel) for plane in psf]
         steps = np.empty_like(self.flux_jy)
@@ -138,11 +140,12 @@ class KnownSources:
             left_jy = interpolate(residual[band], self.x_pixel, self.y_pixel)
             pull_jy = left_jy + confidence * (course.expected_jy - self.flux_jy[band])
             steps[band] = np.linalg.solve(matrix + np.diag(confidence + _DAMPING), pull_jy)
-        if np.all(np.abs(steps) <= _SMALLEST_STEP * noise_jy[:, None]):
-            return False
+        largest = float(np.max(np.abs(steps) / np.maximum(noise_jy[:, None], 1e-30)))
+        if largest <= _SMALLEST_STEP:
+            return 0.0
         self.flux_jy += steps
         self._correct_spectra(noise_jy)
-        return True
+        return largest
 
     def _correct_spectra(self, noise_jy: NDArray[np.float64]) -> None:
         """Bring the slope inside the bands of bright sources to that between them: catalogues often do not know it."""
@@ -166,9 +169,10 @@ class _Course:
         lmn: NDArray[np.float64],
         pointings: Pointings,
         frequency_hz: NDArray[np.float64],
-        weights: NDArray[np.float32],
+        share: NDArray[np.float64],
     ) -> None:
-        power, self._share = beam_course(lmn, pointings, frequency_hz, weights)
+        power = power_course(lmn, pointings, frequency_hz)
+        self._share = share
         mean_power = np.einsum("kpc,pc->k", power, self._share)
         self._power = np.where(mean_power[:, None, None] > LEAST_POWER, power, 1.0)
         self.frequency_hz = frequency_hz

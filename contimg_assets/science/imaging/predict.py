@@ -13,13 +13,15 @@ each integration by itself (A-projection's way, Bhatnagar et al. 2008) would mul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.imaging.averaging import BandVisibilities
-from contimg_assets.science.imaging.drift_beam import LEAST_POWER, Pointings, beam_course
+from contimg_assets.science.imaging.drift_beam import LEAST_POWER, Pointings, power_course
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.known_sources import PointSources, spread
@@ -38,8 +40,12 @@ def _add_direct(
     lmn1: NDArray[np.float64],
     flux: NDArray[np.float32],
     pointing_of_row: NDArray[np.int64],
+    smearing: float,
 ) -> None:
-    """Add components with flux (n_pointing, n_chan, n_component) at (l, m, n - 1) to visibilities."""
+    """Add components with flux (n_pointing, n_chan, n_component) at (l, m, n - 1) to visibilities.
+
+    A component loses ``smearing`` times the square of its path difference (m) times 2 pi to the averaging of channels.
+    """
     n_chan, n_component = inverse_wavelength.size, lmn1.shape[0]
     for row in range(vis.shape[0]):
         pointing = pointing_of_row[row]
@@ -48,7 +54,9 @@ def _add_direct(
         real, imag = np.empty(n_component, dtype=np.float32), np.empty(n_component, dtype=np.float32)
         turn_real, turn_imag = np.empty(n_component, dtype=np.float32), np.empty(n_component, dtype=np.float32)
         for k in range(n_component):
-            real[k], imag[k] = np.cos(angle[k] * inverse_wavelength[0]), np.sin(angle[k] * inverse_wavelength[0])
+            left = max(0.0, 1.0 - smearing * angle[k] ** 2)
+            real[k] = left * np.cos(angle[k] * inverse_wavelength[0])
+            imag[k] = left * np.sin(angle[k] * inverse_wavelength[0])
         spacing = 0.0
         for chan in range(n_chan):
             sum_real, sum_imag = np.float32(0.0), np.float32(0.0)
@@ -70,34 +78,41 @@ def _add_direct(
 class Predictor:
     """Predicts the visibilities of model images of one observation."""
 
-    def __init__(self, uvw_m: NDArray[np.float64], pointings: Pointings, grid: ImageGeometry, gridder: Gridder) -> None:
+    def __init__(
+        self,
+        uvw_m: NDArray[np.float64],
+        pointings: Pointings,
+        grid: ImageGeometry,
+        gridder: Gridder,
+        bands: Sequence[BandVisibilities],
+        shares: Sequence[NDArray[np.float64]],
+    ) -> None:
+        """Shares are those of pointings and channel groups in each band's imaging weights (``drift_beam.weight_shares``)."""
         self._uvw_m = uvw_m
         self._pointings = pointings
         self._grid = grid
         self._gridder = gridder
+        self._bands = bands
+        self._shares = shares
 
     def visibilities(
-        self,
-        model: NDArray[np.float32],
-        band: BandVisibilities,
-        weights: NDArray[np.float32],
-        sources: PointSources | None = None,
+        self, index: int, model: NDArray[np.float32], sources: PointSources | None = None
     ) -> NDArray[np.complex64]:
         """Visibilities of a band's model image and known sources.
 
         Parameters
         ----------
+        index : int
+            Which band.
         model : array of float32, shape (n_y, n_x)
-            Mean apparent flux density of the components, Jy/pixel.
-        band : BandVisibilities
-        weights : array of float32, shape (n_row, n_group)
-            Imaging weights, with which that mean is taken.
+            Mean apparent flux density of the components (with the imaging weights), Jy/pixel.
         sources : PointSources, optional
 
         Returns
         -------
         array of complex64, shape (n_row, n_group)
         """
+        band = self._bands[index]
         rest = model.copy()
         most = int(_MOST_TERMS / band.vis.size)
         parts = []
@@ -108,11 +123,11 @@ class Predictor:
             parts.append((sources.lmn[direct], sources.flux_jy[direct, None, None] * sources.shape[direct]))
             most -= direct.size
         if len(self._pointings.lmn) > 1:
-            parts.append(self._brightest(rest, model, band.frequency_hz, weights, min(_MOST_COMPONENTS, most)))
-        vis = self._gridder.visibilities(rest, band.frequency_hz)
+            parts.append(self._brightest(rest, model, index, min(_MOST_COMPONENTS, most)))
+        vis = self._gridder.visibilities(rest, band.frequency_hz) if rest.any() else np.zeros_like(band.vis)
         lmn = np.concatenate([part[0] for part in parts]) if parts else np.empty((0, 3))
         if lmn.size:
-            self._add(vis, lmn, np.concatenate([part[1] for part in parts]), band.frequency_hz)
+            self._add(vis, lmn, np.concatenate([part[1] for part in parts]), band)
         return vis
 
     def _add(
@@ -120,15 +135,16 @@ class Predictor:
         vis: NDArray[np.complex64],
         lmn: NDArray[np.float64],
         flux_jy: NDArray[np.float64],
-        frequency_hz: NDArray[np.float64],
+        band: BandVisibilities,
     ) -> None:
         """Add sources of flux density (n_source, n_pointing, n_chan) by a direct sum."""
         flux = np.ascontiguousarray(np.moveaxis(flux_jy, 0, -1), dtype=np.float32)
-        inverse_wavelength = frequency_hz / SPEED_OF_LIGHT_M_S
+        inverse_wavelength = band.frequency_hz / SPEED_OF_LIGHT_M_S
+        smearing = 0.5 * band.spread_hz2 / SPEED_OF_LIGHT_M_S**2
         lmn1 = lmn - np.array([0.0, 0.0, 1.0])
         in_threads(
             lambda rows: _add_direct(
-                vis[rows], self._uvw_m[rows], inverse_wavelength, lmn1, flux, self._pointings.of_row[rows]
+                vis[rows], self._uvw_m[rows], inverse_wavelength, lmn1, flux, self._pointings.of_row[rows], smearing
             ),
             slices(len(vis), self._gridder.n_threads),
             self._gridder.n_threads,
@@ -138,8 +154,7 @@ class Predictor:
         self,
         rest: NDArray[np.float32],
         model: NDArray[np.float32],
-        frequency_hz: NDArray[np.float64],
-        weights: NDArray[np.float32],
+        index: int,
         most: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Unit vectors and flux densities (n, n_pointing, n_chan) of the brightest pixels, which leave ``rest``."""
@@ -147,8 +162,8 @@ class Predictor:
         order = np.argsort(-np.abs(model[pixel_y, pixel_x]), kind="stable")[: max(0, most)]
         pixel_y, pixel_x = pixel_y[order], pixel_x[order]
         lmn = self._grid.directions(pixel_x.astype(np.float64), pixel_y.astype(np.float64))
-        power, share = beam_course(lmn, self._pointings, frequency_hz, weights)
-        mean = np.einsum("kpc,pc->k", power, share)
+        power = power_course(lmn, self._pointings, self._bands[index].frequency_hz)
+        mean = np.einsum("kpc,pc->k", power, self._shares[index])
         seen = mean > LEAST_POWER
         pixel_y, pixel_x, power, mean = pixel_y[seen], pixel_x[seen], power[seen], mean[seen]
         flux_jy = model[pixel_y, pixel_x]

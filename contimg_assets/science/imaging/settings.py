@@ -41,10 +41,11 @@ class ImageSettings:
     """A minor cycle goes down to this fraction of its first peak, then the residual is computed anew."""
     noise_box_beams: float = 25.0
     """Side of the mesh boxes of the noise maps, in restoring beams."""
-    amplitude_loss_limit: float = 3e-3
+    amplitude_loss_limit: float = 5e-3
     """Largest loss of peak flux at the edge of the field, by taking the array as flat and averaging channels together.
 
-    The first grows with the fourth power of the distance from the centre, the second with the square.
+    The first grows with the fourth power of the distance from the centre, the second with the square. The model of known
+    sources and of the brightest components has both, so that their flux densities do not lose it.
     """
     epsilon: float = 2e-5
     """Relative accuracy of the gridder (single precision: above 1e-5)."""
