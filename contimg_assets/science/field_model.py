@@ -45,7 +45,8 @@ def field_sky_model(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radi
     Parameters
     ----------
     catalogue : polars.DataFrame
-        Columns ``ra_deg``, ``dec_deg``, ``flux_jy`` (1.4 GHz) and optionally ``spectral_index``.
+        Columns ``ra_deg``, ``dec_deg``, ``flux_jy`` (1.4 GHz) and optionally ``spectral_index``. Sources of unknown flux
+        density are left out.
     ra_deg, dec_deg : float
         ICRS centre of the field, deg.
     radius_deg : float
@@ -61,7 +62,7 @@ def field_sky_model(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radi
             separation_deg(ra_deg, dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy())
             <= radius_deg
         )
-    )
+    ).filter(pl.col("flux_jy").is_finite())
     for model in calibrator_models:
         apart = separation_deg(
             float(model.ra_deg[0]), float(model.dec_deg[0]), near["ra_deg"].to_numpy(), near["dec_deg"].to_numpy()

@@ -16,6 +16,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 if TYPE_CHECKING:
     from contimg_assets.science.imaging.products import ImageSet
+    from contimg_assets.science.sky_model import SkyModel
     from contimg_assets.science.visibilities import Visibilities
 
 _CHANNELS = re.compile(r"\d+(~\d+)?(;\d+(~\d+)?)*")
@@ -37,6 +38,10 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     channels: Annotated[
         str | None,
         typer.Option(help="Channels, counted from 0 at the lowest frequency: '4~6;50~59'.", callback=_checked_channels),
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="Sources that are fitted where they are; CLEAN looks for the others. CSV, Parquet, FITS..."),
     ] = None,
     bands: Annotated[int, typer.Option(min=1, help="Number of sub-band images; 1 = the full band only.")] = 1,
     cell: Annotated[float | None, typer.Option(help="Pixel side, arcsec.", show_default="chosen from the data")] = None,
@@ -68,7 +73,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         if channels is not None:
             vis = _with_channels(vis, channels)
         stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
-        images = make_images(vis, settings)
+        images = make_images(vis, settings, None if catalogue is None else _sky(vis, catalogue))
         files = write_image_set(out, images.columns())
     emit(_summary(images, out, files), as_json=as_json, rows="planes")
 
@@ -82,6 +87,16 @@ def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) ->
     from contimg_resources.calibration_tables import read_calibration_table
 
     return apply_solutions(vis, [Solutions(**read_calibration_table(path, measurement_set)) for path in tables])
+
+
+def _sky(vis: Visibilities, catalogue: Path) -> SkyModel:
+    """Catalogue sources in view of the dishes."""
+    from contimg_assets.science.field_model import field_sky_model
+    from contimg_assets.science.primary_beam import airy_fwhm_deg
+    from contimg_resources.reference_catalogues import read_catalogue
+
+    radius_deg = 1.5 * float(airy_fwhm_deg(vis.frequency_hz[0], vis.dish_diameter_m))
+    return field_sky_model(read_catalogue(catalogue), vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, radius_deg)
 
 
 def _with_channels(vis: Visibilities, ranges: str) -> Visibilities:
@@ -114,6 +129,7 @@ def _summary(images: ImageSet, out: Path, files: list[Path]) -> dict[str, Any]:
         "n_files": len(files),
         "n_pixels": list(images.full.restored.shape[::-1]),
         "cell_arcsec": float(np.abs(images.wcs.wcs.cdelt[1]) * 3600.0),
+        "n_known_sources": images.n_known_sources,
         "n_clean_components": images.n_clean_components,
         "n_major_cycles": images.n_major_cycles,
         "has_diverged": images.has_diverged,

@@ -47,6 +47,18 @@ def measurement_set(observation, tmp_path_factory):
     return path
 
 
+def test_sources_of_a_catalogue_are_fitted(observation, measurement_set, tmp_path):
+    """With a catalogue nothing is left to CLEAN, and a source whose flux density it does not know is left out."""
+    [(ra, dec)] = observation[1]
+    catalogue = tmp_path / "catalogue.csv"
+    catalogue.write_text(f"source_id,ra_deg,dec_deg,flux_jy\na,{ra},{dec},1.2\nb,{ra},{dec + 0.4},\n")
+    summary = succeed(measurement_set, "--out", tmp_path / "images", "--catalogue", catalogue)
+    assert summary["n_known_sources"] == 1
+    assert summary["n_clean_components"] == 0
+    residual, rms = (read_plane(tmp_path / "images" / f"full_{kind}.fits") for kind in ("residual", "rms"))
+    assert np.abs(residual / rms).max() < 6.0
+
+
 def test_images_of_a_measurement_set(observation, measurement_set, tmp_path):
     """The source is at its place with its flux density times the primary beam, in the full band and both sub-bands."""
     summary = succeed(measurement_set, "--out", tmp_path / "images", "--bands", 2)
