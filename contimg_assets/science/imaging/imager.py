@@ -214,9 +214,15 @@ def _finish(
         ]
     )
     share = state.band_weights
+    noise_factor = 1.0 if known is None else known.noise_factor(state.psf)
+
+    def placed(shares: NDArray[np.float64]) -> restore.PlacedSources:
+        """What known sources add to a weighted mean of bands."""
+        return restore.NO_SOURCES if known is None else known.placed(shares, noise_factor)
+
     full = _plane(
         _Parts(*(state.joint(cube) for cube in (state.residual, dirty, state.model, state.psf, beams))),
-        restore.NO_SOURCES if known is None else known.placed(share),
+        placed(share),
         plan.grid.cell_arcsec,
         settings,
         name="full",
@@ -231,7 +237,7 @@ def _finish(
         *(
             _plane(
                 _Parts(state.residual[k], dirty[k], state.model[k], state.psf[k], beams[k]),
-                restore.NO_SOURCES if known is None else known.placed(np.eye(len(bands))[k]),
+                placed(np.eye(len(bands))[k]),
                 plan.grid.cell_arcsec,
                 settings,
                 name=band.name,
@@ -268,6 +274,7 @@ def _plane(
     beam = restore.fit_restoring_beam(parts.psf, cell_arcsec)
     box_pixels = settings.noise_box_beams * beam.mean_arcsec / cell_arcsec
     noise = estimate_noise(parts.residual, box_pixels=box_pixels, n_threads=settings.n_threads)
+    rms = noise.rms * np.float32(sources.noise_factor)
     in_field = parts.primary_beam >= settings.field_level
     return ImagePlane(
         name=name,
@@ -275,9 +282,9 @@ def _plane(
         bandwidth_hz=bandwidth_hz,
         beam=beam,
         restored=restore.restore(parts.model, parts.residual, beam, cell_arcsec, sources),
-        rms=noise.rms,
+        rms=rms,
         background=noise.background,
-        rms_jy_beam=float(np.median(noise.rms[in_field] if in_field.any() else noise.rms)),
+        rms_jy_beam=float(np.median(rms[in_field] if in_field.any() else rms)),
         thermal_rms_jy_beam=thermal_rms_jy_beam,
         **parts._replace(model=sources.on_pixels(parts.model))._asdict(),
     )

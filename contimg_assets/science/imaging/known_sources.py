@@ -47,6 +47,8 @@ _SLOPE_SIGMA = 50.0
 """Sources above this many rms in every band have their spectral slope from the image."""
 _SMALLEST_STEP = 2.0
 """Flux densities are found when none changes by more than this many rms of its band."""
+_PLACES = 16
+"""The noise of the residual is judged at this many places along each axis."""
 _TAPS = 6
 """Half width of the interpolation kernel, pixels."""
 _WINDOW = 7.0
@@ -106,6 +108,8 @@ class KnownSources:
         self.flux_jy = np.zeros((len(shares), self.x_pixel.size))
         """Mean apparent flux densities found so far, shape (n_band, n_source)."""
         self._psf: list[NDArray[np.float64]] = []
+        self._confidence = np.zeros_like(self.flux_jy)
+        """Noise variance over the catalogue's, shape (n_band, n_source)."""
 
     def of_band(self, band: int) -> PointSources:
         """Sources of one band with the flux densities found so far."""
@@ -113,9 +117,9 @@ class KnownSources:
         shape = (apparent / np.where(mean == 0.0, 1.0, mean)[:, None, None]).astype(np.float32)
         return PointSources(self.x_pixel, self.y_pixel, self._lmn, self.flux_jy[band], shape)
 
-    def placed(self, band_shares: NDArray[np.float64]) -> PlacedSources:
+    def placed(self, band_shares: NDArray[np.float64], noise_factor: float) -> PlacedSources:
         """Sources of a weighted mean of bands, the shares having sum 1, shape (n_band,)."""
-        return PlacedSources(self.x_pixel, self.y_pixel, band_shares @ self.flux_jy)
+        return PlacedSources(self.x_pixel, self.y_pixel, band_shares @ self.flux_jy, noise_factor)
 
     def refine(self, residual: NDArray[np.float32], psf: NDArray[np.float32]) -> float:
         """Improve all flux densities; return the largest step in units of its band's noise.
@@ -132,11 +136,13 @@ class KnownSources:
         if self.x_pixel.size == 0:
             return 0.0
         if not self._psf:
-            self._psf = [_psf_between(plane, self.x_pixel, self.y_pixel) for plane in psf]
+            places = self.x_pixel, self.y_pixel
+            self._psf = [_psf_between(plane, *places, *places) for plane in psf]
         steps = np.empty_like(self.flux_jy)
         noise_jy = np.array([_robust_rms(image) for image in residual])
         for band, (matrix, course, noise) in enumerate(zip(self._psf, self._bands, noise_jy, strict=True)):
-            confidence = (noise / np.maximum(course.error_jy, 1e-3 * noise)) ** 2
+            confidence = self._confidence[band]
+            confidence[:] = (noise / np.maximum(course.error_jy, 1e-3 * noise)) ** 2
             left_jy = interpolate(residual[band], self.x_pixel, self.y_pixel)
             pull_jy = left_jy + confidence * (course.expected_jy - self.flux_jy[band])
             steps[band] = np.linalg.solve(matrix + np.diag(confidence + _DAMPING), pull_jy)
@@ -146,6 +152,31 @@ class KnownSources:
         self.flux_jy += steps
         self._correct_spectra(noise_jy)
         return largest
+
+    def noise_factor(self, psf: NDArray[np.float32]) -> float:
+        """Noise at the sources over the noise of the residual images between them.
+
+        The fit has as many parameters as sources, and takes that much noise out of the residual; a source in turn gets the
+        errors of the others through their sidelobes. With G = (A + C)^-1, C the confidence and B = A - 1, the variances
+        are 1 - a^T G a at a place where the sources' point-spread functions are a, and 1 - (2 B G + B G B)_jj at source j.
+
+        Parameters
+        ----------
+        psf : array of float32, shape (n_band, n_y, n_x)
+        """
+        if not self._psf:
+            return 1.0
+        n_y, n_x = psf.shape[1:]
+        y, x = (axis.ravel() for axis in np.mgrid[0 : n_y : n_y / _PLACES, 0 : n_x : n_x / _PLACES])
+        at_sources, between = 0.0, 0.0
+        for plane, matrix, confidence in zip(psf, self._psf, self._confidence, strict=True):
+            inverse = np.linalg.inv(matrix + np.diag(confidence + _DAMPING))
+            sidelobes = matrix - np.eye(len(matrix))
+            mixed = sidelobes @ inverse
+            at_sources += float(np.mean(1.0 - 2.0 * np.diag(mixed) - np.einsum("jk,kj->j", mixed, sidelobes)))
+            taken = _psf_between(plane, x, y, self.x_pixel, self.y_pixel)
+            between += float(np.mean(1.0 - np.einsum("pj,jk,pk->p", taken, inverse, taken, optimize=True)))
+        return float(np.sqrt(at_sources / between))
 
     def _correct_spectra(self, noise_jy: NDArray[np.float64]) -> None:
         """Bring the slope inside the bands of bright sources to that between them: catalogues often do not know it."""
@@ -265,16 +296,18 @@ def spread(
 
 @numba.njit(cache=True, nogil=True)
 def _psf_between(
-    psf: NDArray[np.float32], x_pixel: NDArray[np.float64], y_pixel: NDArray[np.float64]
+    psf: NDArray[np.float32],
+    x_pixel: NDArray[np.float64],
+    y_pixel: NDArray[np.float64],
+    x_source: NDArray[np.float64],
+    y_source: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Point-spread function of each source at the place of each other, shape (n_source, n_source), symmetric."""
-    n = x_pixel.size
+    """Point-spread functions of sources at some places, shape (n_place, n_source)."""
     centre_y, centre_x = psf.shape[0] // 2, psf.shape[1] // 2
     buffers = np.empty((2, 2 * _TAPS))
-    matrix = np.empty((n, n))
-    for j in range(n):
-        matrix[j, j] = 1.0
-        for k in range(j):
-            value = _value_at(psf, centre_x + x_pixel[j] - x_pixel[k], centre_y + y_pixel[j] - y_pixel[k], buffers)
-            matrix[j, k] = matrix[k, j] = value
+    matrix = np.empty((x_pixel.size, x_source.size))
+    for j in range(x_pixel.size):
+        for k in range(x_source.size):
+            x, y = centre_x + x_pixel[j] - x_source[k], centre_y + y_pixel[j] - y_source[k]
+            matrix[j, k] = _value_at(psf, x, y, buffers)
     return matrix

@@ -38,7 +38,7 @@ class ImagePlane:
     psf: NDArray[np.float32]
     """Point-spread function, peak 1 at [n_y / 2, n_x / 2]."""
     rms: NDArray[np.float32]
-    """Local rms of the residual, Jy/beam."""
+    """Local noise at a source, Jy/beam: that of the residual and what the fit of known sources took out of it."""
     background: NDArray[np.float32]
     """Local zero level of the residual, Jy/beam."""
     primary_beam: NDArray[np.float32]

@@ -51,6 +51,8 @@ class PlacedSources(NamedTuple):
     y_pixel: NDArray[np.float64]
     flux_jy: NDArray[np.float64]
     """Apparent flux density, shape (n_source,)."""
+    noise_factor: float = 1.0
+    """Noise at a source over that of the residual image, see ``known_sources``."""
 
     def on_pixels(self, model: NDArray[np.float32]) -> NDArray[np.float32]:
         """A model image (Jy/pixel) with the sources added to their nearest pixels."""
@@ -59,7 +61,7 @@ class PlacedSources(NamedTuple):
         return total
 
 
-NO_SOURCES = PlacedSources(*(np.empty(0) for _ in range(3)))
+NO_SOURCES = PlacedSources(np.empty(0), np.empty(0), np.empty(0))
 
 
 def fit_restoring_beam(psf: NDArray[np.float32], cell_arcsec: float) -> RestoringBeam:
