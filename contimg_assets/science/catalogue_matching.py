@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.crossmatch import match_nearest, neighbours_within
 from contimg_assets.science.errors import DataError
-from contimg_assets.science.flux_scale import TYPICAL_SPECTRAL_INDEX
+from contimg_assets.science.sky_model import TYPICAL_SPECTRAL_INDEX
 
 _RESOLVED_SIGMA = 3.0
 

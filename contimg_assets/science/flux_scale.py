@@ -30,11 +30,8 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.crossmatch import pairs_within
+from contimg_assets.science.sky_model import REFERENCE_FREQUENCY_HZ, TYPICAL_SPECTRAL_INDEX
 
-REFERENCE_FREQUENCY_HZ = 1.4e9
-"""Frequency of catalogue fluxes."""
-TYPICAL_SPECTRAL_INDEX = -0.7
-"""Spectral index (S ~ nu^alpha) of a source whose own is unknown: the median of 1.4 GHz sources."""
 _BIWEIGHT_SIGMA = 4.685
 """Tuning constant of the biweight: 95 % efficient for normal errors."""
 _ITERATIONS = 30

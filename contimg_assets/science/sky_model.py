@@ -33,6 +33,8 @@ from contimg_assets.science.visibilities import Visibilities
 
 REFERENCE_FREQUENCY_HZ = 1.4e9
 """Frequency at which catalogues state flux densities, Hz."""
+TYPICAL_SPECTRAL_INDEX = -0.7
+"""Spectral index (S ~ nu^alpha) of a source whose own is unknown: the median of 1.4 GHz sources."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +113,7 @@ def point_source(ra_deg: float, dec_deg: float, flux_jy: float, spectral_index: 
 
 
 def component_list(table: pl.DataFrame) -> SkyModel:
-    """Model from a table with ``ra_deg``, ``dec_deg``, ``flux_jy`` (at 1.4 GHz) and optionally ``spectral_index``."""
+    """Model from a table with ``ra_deg``, ``dec_deg``, ``flux_jy`` (1.4 GHz) and, where known, ``spectral_index``."""
     missing = [name for name in ("ra_deg", "dec_deg", "flux_jy") if name not in table.columns]
     if missing or table.is_empty():
         raise DataError(
@@ -122,13 +124,13 @@ def component_list(table: pl.DataFrame) -> SkyModel:
             reason_code="bad_sky_model",
         )
     if "spectral_index" not in table.columns:
-        table = table.with_columns(pl.lit(0.0).alias("spectral_index"))
+        table = table.with_columns(pl.lit(None, dtype=pl.Float64).alias("spectral_index"))
     columns = table.select(pl.col("ra_deg", "dec_deg", "flux_jy", "spectral_index").cast(pl.Float64))
     return SkyModel(
         ra_deg=columns["ra_deg"].to_numpy(),
         dec_deg=columns["dec_deg"].to_numpy(),
         flux_jy=columns["flux_jy"].to_numpy(),
-        spectral_index=columns["spectral_index"].fill_null(0.0).to_numpy(),
+        spectral_index=columns["spectral_index"].fill_null(TYPICAL_SPECTRAL_INDEX).to_numpy(),
     )
 
 

@@ -152,11 +152,11 @@ def test_component_list_needs_its_columns():
         component_list(pl.DataFrame({"ra_deg": [1.0], "dec_deg": [2.0], "spectral_index": [0.0]}))
 
 
-def test_component_list_takes_a_missing_spectral_index_as_flat():
+def test_component_list_takes_a_missing_spectral_index_as_typical():
     """The index is optional, as a column and in a row."""
-    table = pl.DataFrame({"ra_deg": [1, 2], "dec_deg": [2, 3], "flux_jy": [1, 2], "spectral_index": [None, -0.7]})
-    assert component_list(table).spectral_index.tolist() == [0.0, -0.7]
-    assert component_list(table.drop("spectral_index")).spectral_index.tolist() == [0.0, 0.0]
+    table = pl.DataFrame({"ra_deg": [1, 2], "dec_deg": [2, 3], "flux_jy": [1, 2], "spectral_index": [None, -0.9]})
+    assert component_list(table).spectral_index.tolist() == [-0.7, -0.9]
+    assert component_list(table.drop("spectral_index")).spectral_index.tolist() == [-0.7, -0.7]
 
 
 def test_bad_numbers_in_a_model_are_refused():
