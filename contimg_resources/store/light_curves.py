@@ -15,6 +15,7 @@ from contimg_resources.store.connection import Store
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.source_order import (
     VALUES,
+    BlockSizes,
     Contents,
     in_order,
     open_blocks,
@@ -26,10 +27,11 @@ from contimg_resources.store.source_order import (
 
 _TABLE = "light_curve"
 _COLUMNS = ", ".join(("source_id", "band", *VALUES))
+_SIZES = BlockSizes()
 _IN_PARTITIONS = "partition_key IN (SELECT unnest(?::VARCHAR[]))"
 
 
-def points_until(store: Store, before_mjd: float) -> pl.DataFrame:
+def points_until(store: Store, before_mjd: float, sizes: BlockSizes = _SIZES) -> pl.DataFrame:
     """Points of every source before a time, sorted by source, band and epoch.
 
     Returns
@@ -38,22 +40,24 @@ def points_until(store: Store, before_mjd: float) -> pl.DataFrame:
         ``source_id``, ``band``, ``epoch_mjd``, ``mjd``, ``frequency_hz``, ``flux_jy``, ``flux_err_jy``,
         ``flux_sys_err_jy``.
     """
-    return _points(store, None, before_mjd)
+    return _points(store, None, before_mjd, sizes)
 
 
-def points_of_sources(store: Store, source_ids: Sequence[str], before_mjd: float) -> pl.DataFrame:
+def points_of_sources(
+    store: Store, source_ids: Sequence[str], before_mjd: float, sizes: BlockSizes = _SIZES
+) -> pl.DataFrame:
     """Points of some sources before a time, with the same columns in the same order."""
-    return _points(store, source_ids, before_mjd)
+    return _points(store, source_ids, before_mjd, sizes)
 
 
-def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float) -> pl.DataFrame:
+def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, sizes: BlockSizes) -> pl.DataFrame:
     folder = store.path.parent / "light_curves_by_source"
     while True:
         with store.reading() as connection:
             contents = partition_contents(connection, _TABLE)
             blocks = open_blocks(folder)
             served = served_partitions(blocks, contents)
-            to_seal = partitions_to_seal(served, contents)
+            to_seal = partitions_to_seal(served, contents, sizes)
             if not to_seal:
                 unserved = _unserved(connection, served, contents, source_ids, before_mjd)
                 break

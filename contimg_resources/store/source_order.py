@@ -9,7 +9,7 @@ The table remains the truth; these files can be deleted at any time. A block hol
 the content it was made from (``partitions.py``), and serves only those whose hash is still that of the table. What no
 block serves (the newest day, a day made again with another content) is read from the table, and goes into a block when
 there is enough of it; a block swallows smaller ones, so that their number grows with the logarithm of the rows up to
-``BLOCK_ROWS_MAX``. Which blocks there are never changes an answer, only its time.
+``BlockSizes.largest``. Which blocks there are never changes an answer, only its time.
 
 Rejected, measured at 1e7 rows: DuckDB's index on ``source_id`` (1e5 scattered rows, each decompresses its block),
 the table sorted by source (0.3 s, and a day rewrites everything), one row of lists per source (0.1 s, and a day rewrites
@@ -33,17 +33,22 @@ from contimg_resources.products import atomic_write
 VALUES = ("epoch_mjd", "mjd", "frequency_hz", "flux_jy", "flux_err_jy", "flux_sys_err_jy")
 """Numbers of a point, beside its source and band."""
 
-SEAL_ROWS = 250_000
-"""So many rows that no block serves make a block; reading them from the table takes about 30 ms."""
-
-BLOCK_ROWS_MAX = 4_000_000
-"""A block is sorted in memory: 56 bytes a row, several times."""
-
 _LIST = "blocks.json"
 _ROW = np.dtype([("partition", "i4"), *((name, "f8") for name in VALUES)])
 
 Contents = Mapping[str, tuple[str, int]]
 """Content hash and number of rows by partition, as ``partitions.partition_contents`` returns them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSizes:
+    """When rows make a block."""
+
+    smallest: int = 250_000
+    """So many rows that no block serves make one; reading them from the table takes about 30 ms."""
+
+    largest: int = 4_000_000
+    """Rows that are enough: a block is sorted in memory, 52 bytes a row, several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,9 @@ class Block:
             groups = groups.join(wanted, on="source_id", how="semi", maintain_order="left")
         n_rows, first = groups["n_rows"].to_numpy(), groups["first_row"].to_numpy()
         group = np.repeat(np.arange(n_rows.size), n_rows)
-        rows = self.rows[np.arange(group.size) + np.repeat(first - np.cumsum(n_rows) + n_rows, n_rows)]
+        rows = self.rows
+        if source_ids is not None:
+            rows = rows[np.arange(group.size) + np.repeat(first - np.cumsum(n_rows) + n_rows, n_rows)]
         is_served = np.array([partition in serves for partition in self.partitions])
         kept = is_served[rows["partition"]] & (rows["mjd"] < before_mjd)
         return Points(groups.select("source_id", "band"), group[kept], rows[kept])
@@ -121,7 +128,7 @@ def served_partitions(blocks: Sequence[Block], contents: Contents) -> dict[str, 
     return served
 
 
-def partitions_to_seal(served: Mapping[str, Sequence[str]], contents: Contents) -> list[str]:
+def partitions_to_seal(served: Mapping[str, Sequence[str]], contents: Contents, sizes: BlockSizes) -> list[str]:
     """Partitions that should make a block now, if any: enough of those that no block serves, and smaller blocks with them.
 
     The newest day is left out, since it is made again with every observation.
@@ -130,13 +137,13 @@ def partitions_to_seal(served: Mapping[str, Sequence[str]], contents: Contents) 
     chosen: list[str] = []
     n_rows = 0
     for partition in sorted(set(contents) - in_blocks - {max(contents, default="")}):
-        if n_rows < BLOCK_ROWS_MAX:
+        if n_rows < sizes.largest:
             chosen.append(partition)
             n_rows += contents[partition][1]
-    if n_rows < SEAL_ROWS:
+    if n_rows < sizes.smallest:
         return []
     for rows, partitions in sorted((sum(contents[p][1] for p in served[name]), served[name]) for name in served):
-        if rows <= n_rows and n_rows + rows <= BLOCK_ROWS_MAX:
+        if rows <= n_rows and n_rows + rows <= sizes.largest:
             chosen += partitions
             n_rows += rows
     return sorted(chosen)
@@ -195,13 +202,17 @@ def in_order(parts: Sequence[Points]) -> pl.DataFrame:
 
     Names are sorted once each, not once per point.
     """
+    parts = sorted(parts, key=lambda part: float(part.rows["epoch_mjd"].min(initial=np.inf)))
     groups = pl.concat([part.groups for part in parts])
     names = groups.unique().sort("source_id", "band").with_row_index("place")
     places = groups.join(names, on=["source_id", "band"], how="left", maintain_order="left")["place"].to_numpy()
     starts = np.cumsum([0, *(part.groups.height for part in parts)])
     place = np.concatenate([places[start + part.group] for start, part in zip(starts[:-1], parts, strict=True)])
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.lexsort((rows["epoch_mjd"], place))
-    named: pl.DataFrame = names.select("source_id", "band")[place[order]]
-    numbers = [pl.Series(name, rows[name][order]).fill_nan(None) for name in VALUES]
-    return named.with_columns(numbers)
+    column = {name: np.concatenate([part.rows[name] for part in parts]) for name in VALUES}
+    # A few ascending runs one after the other, which this sort merges, and mostly in order of time as well.
+    order = np.argsort(place, kind="stable")
+    sorted_place, sorted_epoch = place[order], column["epoch_mjd"][order]
+    if np.any((sorted_epoch[1:] < sorted_epoch[:-1]) & (sorted_place[1:] == sorted_place[:-1])):
+        order = np.lexsort((column["epoch_mjd"], place))
+    named: pl.DataFrame = names.select("source_id", "band")[sorted_place]
+    return named.with_columns(pl.Series(name, column[name][order]).fill_nan(None) for name in VALUES)
