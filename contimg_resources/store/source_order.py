@@ -22,7 +22,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,7 +36,8 @@ VALUES = ("epoch_mjd", "mjd", "frequency_hz", "flux_jy", "flux_err_jy", "flux_sy
 """Numbers of a point, beside its source and band."""
 
 _LIST = "blocks.json"
-_ROW = np.dtype([("partition", "i4"), *((name, "f8") for name in VALUES)])
+_ROW = np.dtype([("partition", "i4"), ("band", "i4"), *((name, "f8") for name in VALUES)])
+_FILES = ("rows", "sources", "starts")
 
 Contents = Mapping[str, tuple[str, int]]
 """Content hash and number of rows by partition, as ``partitions.partition_contents`` returns them."""
@@ -48,7 +51,7 @@ class BlockSizes:
     """So many rows that no block serves make one; reading them from the table takes about 30 ms."""
 
     largest: int = 4_000_000
-    """Rows that are enough: a block is sorted in memory, 52 bytes a row, several times."""
+    """Rows that are enough: a block is sorted in memory, 56 bytes a row, several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +78,44 @@ class Block:
     partitions: dict[str, str]
     """Content hash by partition; a point names its partition by the place in this order."""
 
-    groups: pl.DataFrame
-    """``source_id``, ``band``, ``first_row``, ``n_rows``."""
+    bands: list[str]
+    """A point names its band by the place in this order."""
 
     rows: NDArray[np.void]
+    """``_ROW``, sorted by source, band and epoch."""
+
+    sources: NDArray[np.bytes_]
+    """Names in ascending order, UTF-8."""
+
+    starts: NDArray[np.int64]
+    """First row of each source, and the number of rows."""
 
     def points(self, serves: Sequence[str], source_ids: Sequence[str] | None, before_mjd: float) -> Points:
         """Points before a time, of some partitions, of some or all sources."""
-        groups = self.groups
+        rows, chosen = self.rows, np.arange(self.sources.size)
         if source_ids is not None:
-            wanted = pl.DataFrame({"source_id": source_ids}, schema={"source_id": pl.String})
-            groups = groups.join(wanted, on="source_id", how="semi", maintain_order="left")
-        n_rows, first = groups["n_rows"].to_numpy(), groups["first_row"].to_numpy()
-        group = np.repeat(np.arange(n_rows.size), n_rows)
-        rows = self.rows
-        if source_ids is not None:
-            rows = rows[np.arange(group.size) + np.repeat(first - np.cumsum(n_rows) + n_rows, n_rows)]
+            chosen = self._places(source_ids)
+            rows = rows[_ranges(self.starts[chosen], self.starts[chosen + 1])]
+        source = np.repeat(np.arange(chosen.size), self.starts[chosen + 1] - self.starts[chosen])
         is_served = np.array([partition in serves for partition in self.partitions])
         kept = is_served[rows["partition"]] & (rows["mjd"] < before_mjd)
-        return Points(groups.select("source_id", "band"), group[kept], rows[kept])
+        names = pl.Series("source_id", self.sources[chosen].tolist(), pl.Binary).cast(pl.String)
+        groups = pl.DataFrame(names).join(pl.DataFrame({"band": self.bands}), how="cross", maintain_order="left_right")
+        group = source * len(self.bands) + rows["band"]
+        return Points(groups, group[kept], rows[kept])
+
+    def _places(self, source_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Places of those sources that the block has."""
+        wanted = np.unique(np.array([source_id.encode() for source_id in source_ids], dtype=np.bytes_))
+        place = np.searchsorted(self.sources, wanted)
+        place = np.minimum(place, self.sources.size - 1)
+        return np.asarray(place[self.sources[place] == wanted], dtype=np.int64)
+
+
+def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each first up to its end, one range after the other."""
+    length = end - first
+    return np.asarray(np.arange(length.sum()) + np.repeat(first - np.cumsum(length) + length, length), dtype=np.int64)
 
 
 def open_blocks(folder: Path) -> list[Block]:
@@ -102,13 +124,13 @@ def open_blocks(folder: Path) -> list[Block]:
         entries = json.loads((folder / _LIST).read_text())
     except FileNotFoundError:
         return []
-    return [block for name, partitions in entries.items() if (block := _open(folder, name, partitions)) is not None]
+    return [block for name, entry in entries.items() if (block := _open(folder, name, entry)) is not None]
 
 
-def _open(folder: Path, name: str, partitions: dict[str, str]) -> Block | None:
+def _open(folder: Path, name: str, entry: dict[str, Any]) -> Block | None:
     try:
-        rows = np.load(folder / f"{name}.npy", mmap_mode="r")
-        return Block(name, partitions, pl.read_ipc(folder / f"{name}.arrow"), rows)
+        files = [np.load(folder / f"{name}.{kind}.npy", mmap_mode="r") for kind in _FILES]
+        return Block(name, entry["partitions"], entry["bands"], *files)
     except FileNotFoundError:  # another process has put a larger block in its place
         return None
 
@@ -165,23 +187,32 @@ def write_block(folder: Path, rows: pl.DataFrame, contents: Contents, partitions
     """
     held = {partition: contents[partition][0] for partition in partitions}
     name = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
-    groups = rows.group_by("source_id", "band", maintain_order=True).agg(n_rows=pl.len().cast(pl.Int64))
-    groups = groups.with_columns(first_row=pl.col("n_rows").cum_sum() - pl.col("n_rows"))
-    atomic_write(folder / f"{name}.npy", lambda stream: np.save(stream, _as_records(rows, list(held))))
-    atomic_write(folder / f"{name}.arrow", groups.write_ipc)
+    bands = rows["band"].unique().sort().to_list()
+    sources = rows["source_id"].rle().struct.unnest()
+    arrays = {
+        "rows": _as_records(rows, list(held), bands),
+        "sources": np.array([source_id.encode() for source_id in sources["value"]], dtype=np.bytes_),
+        "starts": np.concatenate([[0], np.cumsum(sources["len"].to_numpy().astype(np.int64))]),
+    }
+    for kind in _FILES:
+        atomic_write(folder / f"{name}.{kind}.npy", partial(np.save, arr=arrays[kind]))
     others = [block for block in open_blocks(folder) if block.name != name]
     remaining = {partition: content for partition, content in contents.items() if partition not in held}
     served = served_partitions(others, remaining)
-    listed = {block.name: block.partitions for block in others if served[block.name]} | {name: held}
+    listed = {
+        block.name: {"partitions": block.partitions, "bands": block.bands} for block in others if served[block.name]
+    }
+    listed[name] = {"partitions": held, "bands": bands}
     atomic_write(folder / _LIST, lambda stream: stream.write(json.dumps(listed).encode()))
-    for path in [*folder.glob("*.npy"), *folder.glob("*.arrow")]:
-        if path.stem not in listed:
+    for path in folder.glob("*.npy"):
+        if path.name.split(".")[0] not in listed:
             path.unlink(missing_ok=True)
 
 
-def _as_records(rows: pl.DataFrame, partitions: list[str]) -> NDArray[np.void]:
+def _as_records(rows: pl.DataFrame, partitions: list[str], bands: list[str]) -> NDArray[np.void]:
     records = np.empty(rows.height, _ROW)
     records["partition"] = rows["partition_key"].cast(pl.Enum(partitions)).to_physical().to_numpy()
+    records["band"] = rows["band"].cast(pl.Enum(bands)).to_physical().to_numpy()
     for name in VALUES:
         records[name] = rows[name].to_numpy()  # NULL becomes NaN
     return records
