@@ -1,9 +1,10 @@
 """A thousand new light-curve points among ten million: statistics of the touched sources against all statistics anew.
 
 Fills a store (kept in ``.contimg/bench-variability``) with 100,000 sources of 100 epochs in order of time, as the
-telescope writes them, then measures: rows of a new day in, statistics of its sources out (``statistics_of_sources``),
-against the statistics of every source from the same store. Both go through the functions that the asset calls; the
-agreement is the largest relative difference of any statistic of a touched source.
+telescope writes them, then measures: rows of a new day in, statistics of its sources (chosen at random) out and in the
+store, against the statistics of every source from the same store. Both go through the functions that the assets call;
+the agreement is the largest relative difference of any statistic of a touched source. The first call, which is not
+measured, puts the days into blocks in the order of sources; recomputation reads the same blocks.
 """
 
 from __future__ import annotations
