@@ -68,8 +68,13 @@ def judge_statistics(
     first, last = points["mjd"].min(), points["mjd"].max()
     recomputed = store.query(
         "SELECT source_id, band, avg(flux_jy) AS mean_flux_jy, stddev_samp(flux_jy) / avg(flux_jy) AS modulation_index"
-        " FROM light_curve WHERE mjd BETWEEN ? AND ? AND flux_jy IS NOT NULL AND flux_err_jy > 0 GROUP BY source_id, band",
-        [first if first is not None else 0.0, last if last is not None else 0.0],
+        " FROM light_curve WHERE mjd BETWEEN ? AND ? AND flux_jy IS NOT NULL AND flux_err_jy > 0"
+        " AND source_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY source_id, band",
+        [
+            first if first is not None else 0.0,
+            last if last is not None else 0.0,
+            statistics["source_id"].unique().to_list(),
+        ],
     )
     joined = statistics.join(recomputed, on=["source_id", "band"], how="inner", suffix="_again")
     difference = joined.select(

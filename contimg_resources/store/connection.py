@@ -27,6 +27,7 @@ import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 
 _LOG = structlog.get_logger(__name__)
@@ -100,7 +101,10 @@ class Store:
             )
         fitted = fit_frame(target, _in_partition(target, frame, partition_key))
         with self.transaction() as connection:
-            connection.execute(f'DELETE FROM "{table}" WHERE partition_key = ?', [partition_key])  # noqa: S608
+            empty_partition(connection, target, partition_key)
+            if not target.is_indexed:
+                refuse_known_rows(connection, target, fitted)
+                note_content(connection, target, fitted, partition_key)
             insert(connection, target, fitted)
         return fitted.height
 
@@ -123,7 +127,7 @@ class Store:
         """Remove a partition's rows."""
         target = _known(table)
         with self.transaction() as connection:
-            connection.execute(f'DELETE FROM "{target.name}" WHERE partition_key = ?', [partition_key])  # noqa: S608
+            empty_partition(connection, target, partition_key)
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT, read-only.
@@ -141,6 +145,14 @@ class Store:
         StoreError
             If the store does not exist, is damaged, or the question is wrong.
         """
+        with self.reading() as connection:
+            relation = connection.sql(sql, params=parameters)
+            answer: pl.DataFrame = relation.pl()
+            return answer
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Read-only connection: all answers in the block are of one moment, for nobody can write meanwhile."""
         if not self.path.exists():
             raise StoreError(
                 f"There is no store at {self.path}",
@@ -150,9 +162,7 @@ class Store:
                 reason_code="store_missing",
             )
         with self._connection(read_only=True) as connection, _named_errors(self.path):
-            relation = connection.sql(sql, params=parameters)
-            answer: pl.DataFrame = relation.pl()
-            return answer
+            yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -261,6 +271,13 @@ def insert(
     """
     if fitted.is_empty():
         return 0
+    if on_conflict != "raise" and not table.is_indexed:
+        raise StoreError(
+            f"Rows of table {table.name} cannot be compared with existing ones one by one",
+            got=f"on conflict {on_conflict}",
+            expected="a whole partition",
+            remedy="Use Store.replace: the table has no index of its rows.",
+        )
     names = ", ".join(f'"{name}"' for name in fitted.columns)
     changes = ", ".join(f'"{name}" = excluded."{name}"' for name in fitted.columns if name not in table.key)
     clause = ""

@@ -1,31 +1,88 @@
 """Light-curve points out of the store: all of them up to a time, or those of some sources.
 
-What belongs here: these two questions, in one fixed order of rows. Writing is ``connection.py``; what people ask one
-source at a time is ``queries.py``.
+What belongs here: these two questions, in one fixed order of rows. How points lie by source is ``source_order.py``;
+writing is ``connection.py``; what people ask one source at a time is ``queries.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import duckdb
 import polars as pl
 
 from contimg_resources.store.connection import Store
+from contimg_resources.store.partitions import partition_contents
+from contimg_resources.store.source_order import (
+    VALUES,
+    BlockSizes,
+    Contents,
+    in_order,
+    open_blocks,
+    partitions_to_seal,
+    points_of_table,
+    served_partitions,
+    write_block,
+)
 
-_COLUMNS = "source_id, epoch_mjd, band, mjd, frequency_hz, flux_jy, flux_err_jy, flux_sys_err_jy, n_observations, flags"
-_ORDER = "ORDER BY source_id, band, epoch_mjd"
+_TABLE = "light_curve"
+_COLUMNS = ", ".join(("source_id", "band", *VALUES))
+_SIZES = BlockSizes()
+_IN_PARTITIONS = "partition_key IN (SELECT unnest(?::VARCHAR[]))"
 
 
-def points_until(store: Store, before_mjd: float) -> pl.DataFrame:
-    """Points of every source before a time, sorted by source, band and epoch."""
-    return store.query(f"SELECT {_COLUMNS} FROM light_curve WHERE mjd < ? {_ORDER}", [before_mjd])  # noqa: S608 (constants)
+def points_until(store: Store, before_mjd: float, sizes: BlockSizes = _SIZES) -> pl.DataFrame:
+    """Points of every source before a time, sorted by source, band and epoch.
 
-
-def points_of_sources(store: Store, source_ids: list[str], before_mjd: float) -> pl.DataFrame:
-    """Points of some sources before a time, in the same order.
-
-    A semi-join against the list, not one question per source: DuckDB reads the identifiers once, and the other columns
-    only where one of them matches.
+    Returns
+    -------
+    polars.DataFrame
+        ``source_id``, ``band``, ``epoch_mjd``, ``mjd``, ``frequency_hz``, ``flux_jy``, ``flux_err_jy``,
+        ``flux_sys_err_jy``.
     """
-    return store.query(
-        f"SELECT {_COLUMNS} FROM light_curve WHERE mjd < ? AND source_id IN (SELECT unnest(?::VARCHAR[])) {_ORDER}",  # noqa: S608
-        [before_mjd, source_ids],
-    )
+    return _points(store, None, before_mjd, sizes)
+
+
+def points_of_sources(
+    store: Store, source_ids: Sequence[str], before_mjd: float, sizes: BlockSizes = _SIZES
+) -> pl.DataFrame:
+    """Points of some sources before a time, with the same columns in the same order."""
+    return _points(store, source_ids, before_mjd, sizes)
+
+
+def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, sizes: BlockSizes) -> pl.DataFrame:
+    folder = store.path.parent / "light_curves_by_source"
+    while True:
+        with store.reading() as connection:
+            contents = partition_contents(connection, _TABLE)
+            blocks = open_blocks(folder)
+            served = served_partitions(blocks, contents)
+            to_seal = partitions_to_seal(served, contents, sizes)
+            if not to_seal:
+                unserved = _unserved(connection, served, contents, source_ids, before_mjd)
+                break
+            rows = connection.sql(
+                f"SELECT {_COLUMNS}, partition_key FROM light_curve WHERE {_IN_PARTITIONS}"  # noqa: S608 (constants)
+                " ORDER BY source_id, band, epoch_mjd",
+                params=[to_seal],
+            ).pl()
+        write_block(folder, rows, contents, to_seal)
+    parts = [block.points(served[block.name], source_ids, before_mjd) for block in blocks]
+    return in_order([*parts, points_of_table(unserved)])
+
+
+def _unserved(
+    connection: duckdb.DuckDBPyConnection,
+    served: Mapping[str, Sequence[str]],
+    contents: Contents,
+    source_ids: Sequence[str] | None,
+    before_mjd: float,
+) -> pl.DataFrame:
+    """Points that no block serves, from the table."""
+    rest = sorted(set(contents) - {partition for partitions in served.values() for partition in partitions})
+    of_sources = "" if source_ids is None else " AND source_id IN (SELECT unnest(?::VARCHAR[]))"
+    rows: pl.DataFrame = connection.sql(
+        f"SELECT {_COLUMNS} FROM light_curve WHERE {_IN_PARTITIONS} AND mjd < ?{of_sources}",  # noqa: S608 (constants)
+        params=[rest, before_mjd, *([] if source_ids is None else [list(source_ids)])],
+    ).pl()
+    return rows

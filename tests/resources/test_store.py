@@ -147,6 +147,34 @@ def test_one_row_cannot_belong_to_two_partitions(store):
     assert everything(store, "light_curve")["partition_key"].to_list() == ["2026-03-01"]
 
 
+def test_the_content_of_a_partition_is_noted(store):
+    """The note follows from the rows, not from the run that wrote them, and goes with them."""
+    noted = "SELECT partition_key, n_rows, content_hash FROM partition_content ORDER BY partition_key"
+    rows = points(["a", "b"])
+    store.replace("light_curve", rows.with_columns(run_id=pl.lit("r1")), partition_key="2026-03-01")
+    first = store.query(noted)
+    assert first.select("partition_key", "n_rows").rows() == [("2026-03-01", 2)]
+    store.replace("light_curve", rows.with_columns(run_id=pl.lit("r2")), partition_key="2026-03-01")
+    assert store.query(noted).equals(first)
+    store.replace("light_curve", points(["a", "b"], flux_jy=[1.0, 1.0 + 1e-15]), partition_key="2026-03-01")
+    assert store.query(noted)["content_hash"].item() != first["content_hash"].item()
+    store.replace("light_curve", points([]), partition_key="2026-03-01")
+    assert store.query(noted).is_empty()
+    store.replace("light_curve", rows, partition_key="2026-03-01")
+    store.delete("light_curve", partition_key="2026-03-01")
+    assert store.query(noted).is_empty()
+
+
+def test_tables_without_an_index_are_replaced_by_partition_only(store):
+    """An update row by row of such a table, which could not find the row, is refused."""
+    row = points(["a"]).with_columns(partition_key=pl.lit("2026-03-01"))
+    with pytest.raises(StoreError, match="expected a whole partition"):
+        store.upsert("light_curve", row)
+    with pytest.raises(StoreError, match="expected a whole partition"):
+        store.append("light_curve", row)
+    assert everything(store, "light_curve").is_empty()
+
+
 def test_registers_are_updated_column_by_column(store):
     """An update with some columns keeps the values of the others; a log cannot be replaced."""
     row = {"observation_id": "2026-03-01T22:26:05", "partition_key": "2026-03-01T22:25", "start_mjd": 61100.9}
