@@ -158,7 +158,7 @@ class Store:
                 f"There is no store at {self.path}",
                 got="no file",
                 expected="a DuckDB file",
-                remedy="It appears with the first observation; if there were some, run `contimg store rebuild`.",
+                remedy="It appears with the first observation; if there were some, `contimg backfill` makes the rows again.",
                 reason_code="store_missing",
             )
         with self._connection(read_only=True) as connection, _named_errors(self.path):
@@ -218,7 +218,7 @@ class Store:
                 f"The store {self.path} cannot be opened",
                 got=str(error),
                 expected="a readable DuckDB file",
-                remedy="Check folder and permissions; if it is damaged, move it away and run `contimg store rebuild`.",
+                remedy="Check folder and permissions; if it is damaged, move it away, and `contimg backfill` makes the rows again.",
             ) from error
         raise self._busy("no attempt was made")
 
@@ -330,7 +330,7 @@ def _has_no_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
             f"The store {path} was written by another version of contimg",
             got=f"schema version {', '.join(str(row[0]) for row in found)}",
             expected=str(SCHEMA_VERSION),
-            remedy="Move the file away and run `contimg store rebuild`, or run the version that wrote it.",
+            remedy="Move the file away, and `contimg backfill` makes the rows again; or run the version that wrote it.",
             reason_code="store_version",
         )
     return False
@@ -361,5 +361,5 @@ def _named_errors(path: Path) -> Iterator[None]:
             f"The store {path} refused a statement",
             got=str(error).splitlines()[0],
             expected="a statement that fits the schema",
-            remedy="Look at the query; if the file is damaged, run `contimg store rebuild`.",
+            remedy="Look at the query; if the file is damaged, move it away, and `contimg backfill` makes the rows again.",
         ) from error

@@ -6,7 +6,8 @@ writing is ``connection.py``; what people ask one source at a time is ``queries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -55,11 +56,14 @@ def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, s
     while True:
         with store.reading() as connection:
             contents = partition_contents(connection, _TABLE)
+            if not _are_all_noted(connection, contents):
+                return in_order([points_of_table(_unserved(connection, None, source_ids, before_mjd))])
             blocks = open_blocks(folder)
             served = served_partitions(blocks, contents)
             to_seal = partitions_to_seal(served, contents, sizes)
             if not to_seal:
-                unserved = _unserved(connection, served, contents, source_ids, before_mjd)
+                rest = sorted(set(contents) - {partition for partitions in served.values() for partition in partitions})
+                unserved = _unserved(connection, rest, source_ids, before_mjd)
                 break
             rows = connection.sql(
                 f"SELECT {_COLUMNS}, partition_key FROM light_curve WHERE {_IN_PARTITIONS}"  # noqa: S608 (constants)
@@ -71,18 +75,27 @@ def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, s
     return in_order([*parts, points_of_table(unserved)])
 
 
+def _are_all_noted(connection: duckdb.DuckDBPyConnection, contents: Contents) -> bool:
+    """Whether the table has the rows that were noted; not so if somebody deleted or inserted some by hand."""
+    counted = connection.execute("SELECT count(*) FROM light_curve").fetchone()
+    return counted is not None and counted[0] == sum(n_rows for _, n_rows in contents.values())
+
+
 def _unserved(
     connection: duckdb.DuckDBPyConnection,
-    served: Mapping[str, Sequence[str]],
-    contents: Contents,
+    partitions: Sequence[str] | None,
     source_ids: Sequence[str] | None,
     before_mjd: float,
 ) -> pl.DataFrame:
-    """Points that no block serves, from the table."""
-    rest = sorted(set(contents) - {partition for partitions in served.values() for partition in partitions})
-    of_sources = "" if source_ids is None else " AND source_id IN (SELECT unnest(?::VARCHAR[]))"
+    """Points from the table, of some partitions or all."""
+    where = ["mjd < ?"]
+    parameters: list[Any] = [before_mjd]
+    for condition, chosen in ((_IN_PARTITIONS, partitions), ("source_id IN (SELECT unnest(?::VARCHAR[]))", source_ids)):
+        if chosen is not None:
+            where.append(condition)
+            parameters.append(list(chosen))
     rows: pl.DataFrame = connection.sql(
-        f"SELECT {_COLUMNS} FROM light_curve WHERE {_IN_PARTITIONS} AND mjd < ?{of_sources}",  # noqa: S608 (constants)
-        params=[rest, before_mjd, *([] if source_ids is None else [list(source_ids)])],
+        f"SELECT {_COLUMNS} FROM light_curve WHERE {' AND '.join(where)}",  # noqa: S608 (constants)
+        params=parameters,
     ).pl()
     return rows

@@ -167,3 +167,14 @@ def test_statistics_do_not_depend_on_the_order_of_days(tmp_path):
     assert found[0].height == 8
     assert found[0].equals(found[1])
     assert found[0].equals(found[2])
+
+
+def test_rows_changed_by_hand_are_seen(store):
+    """After rows were deleted with SQL, past everything that is noted, blocks are not believed."""
+    for day in range(10):
+        write(store, day)
+    assert points_until(store, START_MJD + 100.0, SMALL).height == 240
+    with store.transaction() as connection:
+        connection.execute("DELETE FROM light_curve WHERE partition_key = '2026-03-02' AND band = 'full'")
+    assert points_until(store, START_MJD + 100.0, SMALL).equals(in_the_table(store, START_MJD + 100.0))
+    assert points_of_sources(store, WANTED, START_MJD + 100.0, SMALL).height == 2 * (20 - 1)
