@@ -77,8 +77,8 @@ def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, s
 
 def _are_all_noted(connection: duckdb.DuckDBPyConnection, contents: Contents) -> bool:
     """Whether the table has the rows that were noted; not so if somebody deleted or inserted some by hand."""
-    counted = connection.execute("SELECT count(*) FROM light_curve").fetchone()
-    return counted is not None and counted[0] == sum(n_rows for _, n_rows in contents.values())
+    [(counted,)] = connection.execute("SELECT count(*) FROM light_curve").fetchall()
+    return bool(counted == sum(n_rows for _, n_rows in contents.values()))
 
 
 def _unserved(
