@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from contimg_assets.science.sum_threshold import flag_plane
-from contimg_assets.science.threads import in_threads
+from contimg_assets.science.threads import in_threads, slices
 from contimg_assets.science.visibilities import Visibilities
 
 _MAX_INTEGRATIONS = 32
@@ -27,6 +27,9 @@ _MAX_INTEGRATIONS = 32
 
 _CLIP = 6.0
 """Amplitude, relative to the baseline's level, beyond which a datum counts no more."""
+
+_PIECE = 384
+"""Samples of a row that are added to the sums of all antennas at a time."""
 
 _BLOCK_CHANNELS = 16
 """Channels of one piece of the averaged bandpass, whose noise allows finer steps than a single baseline's."""
@@ -75,18 +78,17 @@ def antenna_means(
     n_threads: int,
 ) -> NDArray[np.float32]:
     """Mean relative amplitude of each antenna's baselines, shape (n_antenna, n_time, n_chan, n_corr), NaN if none."""
-    n_time, (_, n_chan, n_corr) = block.rows.shape[1], vis.shape
-    total = np.zeros((n_time, antennas.size, n_chan, n_corr), dtype=np.float32)
+    n_time, (n_row, n_chan, n_corr) = block.rows.shape[1], vis.shape
+    total = np.zeros((n_time, antennas.size, n_chan * n_corr), dtype=np.float32)
     count = np.zeros(total.shape, dtype=np.float32)
-    first, second = np.searchsorted(antennas, block.antenna1), np.searchsorted(antennas, block.antenna2)
+    ends = np.searchsorted(antennas, block.antenna1), np.searchsorted(antennas, block.antenna2)
+    cells, cell_flags = vis.reshape(n_row, -1), flags.reshape(n_row, -1)
     in_threads(
-        lambda t: _sum_by_antenna(vis, flags, block.rows[:, t], level, first, second, total[t], count[t]),
+        lambda t: _sum_by_antenna(cells, cell_flags, block.rows[:, t], level, ends, total[t], count[t]),
         range(n_time),
         n_threads,
     )
-    with np.errstate(invalid="ignore"):
-        total /= count
-    return np.moveaxis(total, 1, 0)
+    return np.moveaxis(total.reshape(n_time, antennas.size, n_chan, n_corr), 1, 0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -95,29 +97,53 @@ def _sum_by_antenna(
     flags: NDArray[np.bool_],
     rows: NDArray[np.int64],
     level: NDArray[np.float32],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
     total: NDArray[np.float32],
     count: NDArray[np.float32],
 ) -> None:
-    """Add the clipped relative amplitudes of one integration to both antennas of each baseline."""
-    n_chan, n_corr = vis.shape[1], vis.shape[2]
-    scale = np.empty(n_corr, dtype=np.float32)
-    for b in range(rows.size):
-        row = rows[b]
-        if row < 0:
-            continue
-        for c in range(n_corr):
-            scale[c] = 1.0 / level[b, c] if level[b, c] > 0 else 0.0
-        for f in range(n_chan):
-            for c in range(n_corr):
-                if not flags[row, f, c]:
-                    value = vis[row, f, c]
-                    size = min(np.sqrt(value.real * value.real + value.imag * value.imag) * scale[c], np.float32(_CLIP))
-                    total[first[b], f, c] += size
-                    total[second[b], f, c] += size
-                    count[first[b], f, c] += np.float32(1.0)
-                    count[second[b], f, c] += np.float32(1.0)
+    """Average the clipped relative amplitudes of one integration over the baselines of each antenna, into ``total``.
+
+    Channels and correlations, the second axis of ``vis``, are taken piece by piece: the sums of all antennas must stay in
+    the processor's cache.
+    """
+    n_corr, n_cell = level.shape[1], vis.shape[1]
+    width = n_corr * max(1, _PIECE // n_corr)
+    scale = np.empty(width, dtype=np.float32)
+    for low in range(0, n_cell, width):
+        high = min(low + width, n_cell)
+        for b in range(rows.size):
+            row = rows[b]
+            if row >= 0:
+                for c in range(n_corr):
+                    scale[c::n_corr] = 1.0 / level[b, c] if level[b, c] > 0 else 0.0
+                one, two = ends[0][b], ends[1][b]
+                _add_amplitudes(
+                    vis[row, low:high], flags[row, low:high], scale,
+                    total[one, low:high], total[two, low:high], count[one, low:high], count[two, low:high],
+                )  # fmt: skip
+        total[:, low:high] /= count[:, low:high]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_amplitudes(
+    vis: NDArray[np.complex64],
+    flags: NDArray[np.bool_],
+    scale: NDArray[np.float32],
+    total1: NDArray[np.float32],
+    total2: NDArray[np.float32],
+    count1: NDArray[np.float32],
+    count2: NDArray[np.float32],
+) -> None:
+    clip, zero, one = np.float32(_CLIP), np.float32(0.0), np.float32(1.0)
+    for k in range(vis.size):
+        size = np.sqrt(vis[k].real * vis[k].real + vis[k].imag * vis[k].imag) * scale[k]
+        size = min(clip, size)
+        size = zero if flags[k] else size
+        good = zero if flags[k] else one
+        total1[k] += size
+        total2[k] += size
+        count1[k] += good
+        count2[k] += good
 
 
 def flag_common(
@@ -179,40 +205,61 @@ def flag_from_autos(
 
     ``autos`` has shape (n_time, n_active, n_chan, n_corr), ``active`` the antenna index of its second axis.
     """
-    n_corr = autos.shape[3]
     slot = np.full(vis.n_antennas, -1)
     slot[active] = np.arange(active.size)
+    cell_flags = vis.flags.reshape(vis.flags.shape[0], -1)
     for block in blocks:
         part = autos[block.first_integration : block.first_integration + block.rows.shape[1]]
-        bad = np.zeros(part.shape, dtype=np.bool_)
+        marks = _mark_powers(part, window_sigma * _SHARED_SCALE, min_scatter, n_threads)
+        _flag_marked(cell_flags, block, marks, slot, n_threads)
 
-        def search(antenna: int, part: NDArray[np.float32] = part, bad: NDArray[np.bool_] = bad) -> None:
-            for corr in range(n_corr):
-                plane = np.ascontiguousarray(part[:, antenna, :, corr], dtype=np.float32)
-                missing = ~(np.isfinite(plane) & (plane > 0))
-                plane[missing] = 0.0
-                outlier = missing.copy()
-                flag_plane(
-                    plane,
-                    outlier,
-                    _BLOCK_CHANNELS,
-                    window_sigma * _SHARED_SCALE,
-                    min_scatter,
-                    (np.inf, np.inf),
-                    _COLOURS,
-                )
-                bad[:, antenna, :, corr] = outlier & ~missing
 
-        in_threads(search, range(active.size), n_threads)
-        everywhere = bad.mean(axis=1) > 0.5
-        for t in range(block.rows.shape[1]):
-            if not bad[t].any():
-                continue
-            rows = block.rows[:, t]
-            there = rows >= 0
-            _flag_from_antennas(
-                vis.flags, rows[there], slot[block.antenna1[there]], slot[block.antenna2[there]], bad[t], everywhere[t]
-            )
+def _mark_powers(
+    power: NDArray[np.float32], window_sigma: NDArray[np.float64], min_scatter: float, n_threads: int
+) -> NDArray[np.bool_]:
+    """Outliers of every antenna's power, shape (n_time, n_antenna + 1, n_chan, n_corr); the last are those of most antennas."""
+    bad = np.zeros(power.shape, dtype=np.bool_)
+    in_threads(
+        lambda these: _flag_powers(power[:, these], bad[:, these], window_sigma, min_scatter),
+        slices(power.shape[1], n_threads),
+        n_threads,
+    )
+    everywhere = (bad.mean(axis=1) > 0.5)[:, None]
+    return np.concatenate([bad | everywhere, everywhere], axis=1)
+
+
+def _flag_marked(
+    flags: NDArray[np.bool_], block: TimeBlock, marks: NDArray[np.bool_], slot: NDArray[np.int64], n_threads: int
+) -> None:
+    """Flag what is marked for either antenna; those without power of their own have slot -1, the last."""
+    first, second = slot[block.antenna1], slot[block.antenna2]
+    marks = marks.reshape(*marks.shape[:2], -1)
+    in_threads(
+        lambda t: _flag_from_antennas(flags, block.rows[:, t], first, second, marks[t]),
+        np.flatnonzero(marks.any(axis=(1, 2))),
+        n_threads,
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _flag_powers(
+    power: NDArray[np.float32], bad: NDArray[np.bool_], window_sigma: NDArray[np.float64], min_scatter: float
+) -> None:
+    """Mark outliers of each antenna's power, axes (time, antenna, chan, corr), in ``bad``; absent power is not one."""
+    n_time, n_antenna, n_chan, n_corr = power.shape
+    plane = np.empty((n_time, n_chan), dtype=np.float32)
+    outlier = np.empty((n_time, n_chan), dtype=np.bool_)
+    for antenna in range(n_antenna):
+        for c in range(n_corr):
+            for t in range(n_time):
+                for f in range(n_chan):
+                    value = power[t, antenna, f, c]
+                    outlier[t, f] = not (value > 0.0 and value < np.inf)
+                    plane[t, f] = np.float32(0.0) if outlier[t, f] else value
+            flag_plane(plane, outlier, _BLOCK_CHANNELS, window_sigma, min_scatter, (np.inf, np.inf), _COLOURS)
+            for t in range(n_time):
+                for f in range(n_chan):
+                    bad[t, antenna, f, c] = outlier[t, f] and power[t, antenna, f, c] > 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -221,16 +268,11 @@ def _flag_from_antennas(
     rows: NDArray[np.int64],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
-    bad: NDArray[np.bool_],
-    everywhere: NDArray[np.bool_],
+    marks: NDArray[np.bool_],
 ) -> None:
-    """Flag the rows of one integration where either antenna is bad (``bad``: antenna, chan, corr), or everyone is."""
+    """Flag, in the rows of one integration, what is marked for either antenna (``marks``: antenna, chan and corr)."""
     for index in range(rows.size):
-        for f in range(everywhere.shape[0]):
-            for c in range(everywhere.shape[1]):
-                if (
-                    everywhere[f, c]
-                    or (first[index] >= 0 and bad[first[index], f, c])
-                    or (second[index] >= 0 and bad[second[index], f, c])
-                ):
-                    flags[rows[index], f, c] = True
+        if rows[index] >= 0:
+            cell, mark1, mark2 = flags[rows[index]], marks[first[index]], marks[second[index]]
+            for k in range(cell.size):
+                cell[k] |= mark1[k] | mark2[k]
