@@ -4,7 +4,8 @@ What belongs here: the reduction of all baselines to a few time-frequency planes
 What does not: the search for outliers in a plane (``sum_threshold``) and the order of the tests (``flagging``).
 
 Method: amplitudes relative to each baseline's level, clipped, are averaged per antenna; the median over antennas is what
-the array agrees on. Rejected: the plain mean over all baselines, where one interfering antenna weighs as much as its
+the array agrees on. It is flagged on the baselines of those that receive it: antennas without a share of a strong excess
+keep their data. Rejected: the plain mean over all baselines, where one interfering antenna weighs as much as its
 strength; taking out what antennas with an excess of their own add to everybody's mean, which is right for one
 antenna and hides interference that all receive with different gains (recall of a 90 Jy burst fell from 1.0 to 0.3).
 """
@@ -36,6 +37,15 @@ _BLOCK_CHANNELS = 16
 
 _COLOURS = 4
 """Pieces of the band whose levels may drift apart: the primary beam is narrower at higher frequencies."""
+
+_STRONG = 0.3
+"""Relative excess of an antenna's mean above which it is asked who receives the interference, and who does not."""
+
+_DEAF_SHARE = 0.2
+"""Share of the strongest antennas' excess below which an antenna does not receive it."""
+
+_RELATIVE_SCATTER = 0.52
+"""Standard deviation of noise amplitudes over their mean (Rayleigh)."""
 
 _SHARED_SCALE = 1.25
 """Thresholds are raised by this where one false alarm flags many baselines."""
@@ -150,11 +160,12 @@ def flag_common(
     flags: NDArray[np.bool_],
     block: TimeBlock,
     means: NDArray[np.float32],
+    antennas: NDArray[np.int32],
     window_sigma: NDArray[np.float64],
     min_scatter: float,
     burst: tuple[float, float],
 ) -> None:
-    """Flag, on every baseline and correlation, the times and channels at which most antennas show an excess.
+    """Flag the times and channels at which most antennas show an excess, on all baselines of those that receive it.
 
     Parameters
     ----------
@@ -162,9 +173,11 @@ def flag_common(
     block : TimeBlock
     means : array of float, shape (n_antenna, n_time, n_chan, n_corr)
         From ``antenna_means``.
+    antennas : array of int, shape (n_antenna,)
     window_sigma, min_scatter, burst
         See ``sum_threshold.flag_plane``. Bursts are looked for in a second pass, when narrower interference is gone.
     """
+    ends = np.searchsorted(antennas, block.antenna1), np.searchsorted(antennas, block.antenna2)
     shared = _median(means)
     n_time, n_chan, n_corr = shared.shape
     bad = np.zeros((n_time, n_chan), dtype=np.bool_)
@@ -178,9 +191,47 @@ def flag_common(
                 min_scatter, test, _COLOURS,
             )  # fmt: skip
         bad |= outlier & ~missing
+    usual = _usual(means, bad)
     for t in np.flatnonzero(bad.any(axis=1)):
-        rows = block.rows[:, t]
-        flags[np.ix_(rows[rows >= 0], np.flatnonzero(bad[t]))] = True
+        for channels in _runs(bad[t]):
+            deaf = _deaf(means[:, t, channels], usual[:, channels])
+            rows = block.rows[~(deaf[ends[0]] | deaf[ends[1]]), t]
+            flags[rows[rows >= 0], channels] = True
+
+
+def _usual(means: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mean over the integrations without interference, shape (n_antenna, n_chan, n_corr), NaN where there are none."""
+    usable = np.isfinite(means) & ~bad[None, :, :, None]
+    with np.errstate(invalid="ignore"):
+        usual: NDArray[np.float32] = np.where(usable, means, np.float32(0.0)).sum(axis=1) / usable.sum(axis=1)
+    return usual
+
+
+def _runs(bad: NDArray[np.bool_]) -> list[slice]:
+    """Channels that are bad, in runs without a gap."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(np.int8)))
+    return [slice(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+
+
+def _deaf(means: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Antennas that do not receive what the others do in one run of channels; arrays have shape (n_antenna, n, n_corr).
+
+    Their excess is certainly a small share of that of the strongest. Nobody is deaf if the interference is too weak to tell.
+    """
+    with np.errstate(invalid="ignore"):
+        ratio = means / usual - np.float32(1.0)
+    known = np.isfinite(ratio)
+    n_known = known.sum(axis=(1, 2))
+    present = n_known > 0
+    deaf = np.zeros(len(means), dtype=np.bool_)
+    if not present.any():
+        return deaf
+    excess = np.where(known, ratio, np.float32(0.0)).sum(axis=(1, 2))[present] / n_known[present]
+    noise = _RELATIVE_SCATTER / np.sqrt(n_known[present] * max(int(present.sum()) - 1, 1))
+    strongest = float(np.quantile(excess, 0.9))
+    if strongest > max(_STRONG, 10.0 * float(noise.max())):
+        deaf[present] = excess + 3.0 * noise < _DEAF_SHARE * strongest
+    return deaf
 
 
 def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
