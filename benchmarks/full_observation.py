@@ -118,8 +118,11 @@ def make_measurement_set(path: Path) -> None:
 
     raw = RawObservation(**read_observation(field_files(), n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
     visibilities = to_visibilities(raw)
-    flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings(n_subbands=16))
-    write_measurement_set(path, visibilities.columns())
+    write_measurement_set(
+        path,
+        visibilities.columns(),
+        flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings(n_subbands=16)),
+    )
 
 
 def calibrated_measurement_set() -> Path:

@@ -72,9 +72,12 @@ def measurement_set(
         limits = FlagSettings(
             **observatory.settings.flagging.model_dump(), n_subbands=telescope.n_subbands, n_threads=n_threads
         )
-        report = flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits)
         path = products.measurement_set(partition_key)
-        write_measurement_set(path, visibilities.columns())
+        report = write_measurement_set(
+            path,
+            visibilities.columns(),
+            flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits),
+        )
         summary = checks.summarise(raw, visibilities, report)
         products.write_json(products.document("measurement_set", partition_key, ".json"), summary)
         results = checks.judge_measurement_set(store, context, summary)

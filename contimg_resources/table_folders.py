@@ -27,7 +27,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield temporary
-        _sync(temporary)
+        sync_folder(temporary)
         previous = target.with_name(f"{temporary.name}.previous")
         if target.exists():
             target.rename(previous)
@@ -40,7 +40,8 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until every file of a folder is on the disk."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -41,7 +41,7 @@ class BaselineStatistics:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scan_baselines(  # noqa: C901 - everything that one pass over the data can give
+def scan_baselines(
     vis: NDArray[np.complex64],
     flags: NDArray[np.bool_],
     rows: NDArray[np.int64],
@@ -56,42 +56,84 @@ def scan_baselines(  # noqa: C901 - everything that one pass over the data can g
     ``rows`` has shape (n_baseline, n_time); the median takes every ``thin``-th channel. Releases the GIL.
     """
     n_baseline, n_time = rows.shape
-    n_chan, n_corr = vis.shape[1], vis.shape[2]
-    scratch = np.empty(n_time * (n_chan // thin + 1), dtype=np.float32)
+    n_row, n_chan, n_corr = vis.shape
+    n_cell = n_chan * n_corr
+    cells, cell_flags = vis.reshape(n_row, n_cell), flags.reshape(n_row, n_cell)
+    scratch = np.empty((n_corr, n_time * (n_chan // thin + 1)), dtype=np.float32)
+    cell = np.empty((3, n_cell + n_corr), dtype=np.float32)
+    sums = np.empty((5, n_cell), dtype=np.float32)
     for b in range(n_baseline):
+        sums[:] = 0.0
+        n_all, n_used = 0, np.zeros(n_corr, dtype=np.int64)
+        for t in range(n_time):
+            row = rows[b, t]
+            if row < 0:
+                continue
+            n_all += n_chan
+            _load_cell(cells[row], cell_flags[row], cell, sums[0])
+            _add_products(cell, n_corr, sums)
+            for c in range(n_corr):
+                n = n_used[c]
+                for k in range(c, n_cell, thin * n_corr):
+                    scratch[c, n] = cell[0, k] * cell[0, k] + cell[1, k] * cell[1, k]
+                    n += cell[2, k] > 0.0
+                n_used[c] = n
         for c in range(n_corr):
-            n, n_good, n_all, pairs = 0, 0, 0, 0
-            real, imag, power = 0.0, 0.0, 0.0
-            for t in range(n_time):
-                row = rows[b, t]
-                if row < 0:
-                    continue
-                n_all += n_chan
-                was_good = False
-                last = np.complex64(0.0)
-                for f in range(n_chan):
-                    value = vis[row, f, c]
-                    size = value.real * value.real + value.imag * value.imag
-                    if not (size > 0.0 and size < np.inf):
-                        flags[row, f, c] = True
-                    good = not flags[row, f, c]
-                    if good:
-                        n_good += 1
-                        power += size
-                        if was_good:
-                            real += last.real * value.real + last.imag * value.imag
-                            imag += last.imag * value.real - last.real * value.imag
-                            pairs += 1
-                        if f % thin == 0:
-                            scratch[n] = size
-                            n += 1
-                    was_good, last = good, value
-            level[b, c] = np.sqrt(median_in_place(scratch, n))
+            power, n_good, real, imag, pairs = _totals(sums, c, n_corr)
+            level[b, c] = np.sqrt(median_in_place(scratch[c], n_used[c]))
             good_fraction[b, c] = n_good / max(n_all, 1)
             n_pairs[b, c] = pairs
             if pairs > 0 and power > 0.0:
                 mean_power = power / n_good
                 coherence[b, c] = (real * real + imag * imag) / (pairs * mean_power) ** 2 - 1.0 / pairs
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _load_cell(
+    vis: NDArray[np.complex64], flags: NDArray[np.bool_], cell: NDArray[np.float32], power: NDArray[np.float32]
+) -> None:
+    """Flag zero and non-finite data of one row; real and imaginary part and goodness (1 or 0) go to ``cell``, 0 for bad data.
+
+    The squares are added to ``power``.
+    """
+    real, imag, good = cell[0], cell[1], cell[2]
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for k in range(vis.size):
+        size = vis[k].real * vis[k].real + vis[k].imag * vis[k].imag
+        usable = (size > zero) & (size < np.float32(np.inf))
+        flags[k] |= not usable
+        usable = not flags[k]
+        real[k] = vis[k].real if usable else zero
+        imag[k] = vis[k].imag if usable else zero
+        good[k] = one if usable else zero
+        power[k] += size if usable else zero
+    cell[:, vis.size :] = 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_products(cell: NDArray[np.float32], n_corr: int, sums: NDArray[np.float32]) -> None:
+    """Add the number of good samples, V(f) conj(V(f+1)) and the number of such pairs to rows 1 to 4 of ``sums``."""
+    n_good, real, imag, pairs = sums[1], sums[2], sums[3], sums[4]
+    x, y, good = cell[0], cell[1], cell[2]
+    next_x, next_y, next_good = x[n_corr:], y[n_corr:], good[n_corr:]
+    for k in range(n_good.size):
+        n_good[k] += good[k]
+        real[k] += x[k] * next_x[k] + y[k] * next_y[k]
+        imag[k] += y[k] * next_x[k] - x[k] * next_y[k]
+        pairs[k] += good[k] * next_good[k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _totals(sums: NDArray[np.float32], corr: int, n_corr: int) -> tuple[float, float, float, float, float]:
+    """Sums over the channels of one correlation, in double precision."""
+    power, n_good, real, imag, pairs = 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(corr, sums.shape[1], n_corr):
+        power += sums[0, k]
+        n_good += sums[1, k]
+        real += sums[2, k]
+        imag += sums[3, k]
+        pairs += sums[4, k]
+    return power, n_good, real, imag, pairs
 
 
 def receptor_levels(

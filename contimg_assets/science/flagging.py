@@ -161,7 +161,7 @@ def flag_visibilities(
     bursts = (settings.burst_sigma, settings.common_burst_excess)
     for block, found in zip(blocks, statistics, strict=True):
         means = antenna_means(vis.vis, vis.flags, block, found.level, antennas, settings.n_threads)
-        flag_common(vis.flags, block, means, sigma, settings.min_scatter, bursts)
+        flag_common(vis.flags, block, means, antennas, sigma, settings.min_scatter, bursts)
     account.book("interference_common")
     for block in blocks:
 

@@ -14,73 +14,113 @@ Rejected: flagging on phases, which are not calibrated yet.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from contimg_assets.science.time_frequency import normalise_plane, spread_of_sums
+from contimg_assets.science.time_frequency import (
+    REORDERED,
+    normalise_plane,
+    spreads_along_channels,
+    spreads_along_time,
+)
 
 WINDOW_SIGMA = np.array([4.5, 4.66, 4.68, 4.73, 4.83, 4.88, 5.1])
 """Thresholds for windows of 1, 2, 4, 8, 16, 32, 64 samples, in robust standard deviations of the window's mean."""
 
 
-@njit(cache=True, error_model="numpy")
-def _flag_along_channels(  # noqa: C901 - a compiled loop; calls would cost more than they explain
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], limits: NDArray[np.float32]
-) -> None:
+@njit(cache=True, error_model="numpy", fastmath=REORDERED, nogil=True)
+def _double(sums: NDArray[np.float32], window: int, n_sum: int, doubled: NDArray[np.float32]) -> float:
+    """Sums over ``2 window`` samples from the ``n_sum + window`` sums over ``window``; the largest is returned."""
+    ahead = sums[window:]
+    largest = np.float32(-np.inf)
+    for f in range(n_sum):
+        value = sums[f] + ahead[f]
+        doubled[f] = value
+        largest = max(largest, value)
+    return float(largest)
+
+
+@njit(cache=True, error_model="numpy", fastmath=REORDERED, nogil=True)
+def _largest(values: NDArray[np.float32]) -> float:
+    largest = np.float32(-np.inf)
+    for value in values:
+        largest = max(largest, value)
+    return float(largest)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _flag_along_channels(plane: NDArray[np.float32], bad: NDArray[np.bool_], limits: NDArray[np.float32]) -> None:
     """Flag every window of 1, 2, 4 ... adjacent channels whose sum exceeds its limit.
 
     Flagged samples become 0, the level of no excess: counted once, they do not drag their neighbours along at the next
-    length.
+    length. Sums of each length come from those of half of it, together with their largest: most rows end there.
     """
     n_time, n_chan = plane.shape
-    sums = np.zeros(n_chan + 1, dtype=np.float32)
+    buffers = np.empty((2, n_chan), dtype=np.float32)
     for t in range(n_time):
-        found = 1
+        sums, largest = plane[t], _largest(plane[t])
         for level in range(limits.size):
             window = 1 << level
             if 2 * window > n_chan and window > 1:
                 break
-            if found > 0:
-                for f in range(n_chan):
-                    sums[f + 1] = sums[f] + plane[t, f]
-            limit = limits[level]
-            ends = sums[window:]  # a view: indices the compiler knows to be positive let it use vector instructions
-            found = 0
-            for f in range(ends.size):
-                found += ends[f] - sums[f] > limit
-            if found > 0:
-                for f in range(ends.size):
-                    if ends[f] - sums[f] > limit:
-                        for ahead in range(window):
-                            bad[t, f + ahead] = True
-                            plane[t, f + ahead] = 0.0
+            if level > 0:
+                doubled = buffers[level % 2]
+                largest = _double(sums, window // 2, n_chan - window + 1, doubled)
+                sums = doubled
+            if largest > limits[level]:
+                _flag_windows(sums[: n_chan - window + 1], window, limits[level], bad[t], plane[t])
+                if level > 0:
+                    sums = plane[t]
+                    for finer in range(1, level + 1):
+                        _double(sums, 1 << (finer - 1), n_chan - (1 << finer) + 1, buffers[finer % 2])
+                        sums = buffers[finer % 2]
 
 
-@njit(cache=True, error_model="numpy")
-def _flag_along_time(  # noqa: C901 - a compiled loop
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, limit: float
+@njit(cache=True, error_model="numpy", nogil=True)
+def _flag_windows(
+    sums: NDArray[np.float32], window: int, limit: float, bad: NDArray[np.bool_], excess: NDArray[np.float32]
 ) -> None:
+    # Sums of single samples are the samples themselves: a value that is taken out is never looked at again.
+    for f in range(sums.size):
+        if sums[f] > limit:
+            for ahead in range(window):
+                bad[f + ahead] = True
+                excess[f + ahead] = 0.0
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _flag_along_time(plane: NDArray[np.float32], bad: NDArray[np.bool_], window: int, limit: float) -> None:
     """Flag every window of successive integrations whose sum exceeds ``limit``, as ``_flag_along_channels`` does."""
     n_time, n_chan = plane.shape
     total = np.zeros(n_chan, dtype=np.float32)
+    found = False
     for t in range(n_time):
-        found = 0
-        for f in range(n_chan):
-            total[f] += plane[t, f]
-            found += total[f] > limit
-        if t >= window - 1:
-            if found > 0:
-                for f in range(n_chan):
-                    if total[f] > limit:
-                        for back in range(window):
-                            bad[t - back, f] = True
+        largest = _slide(total, plane[t], plane[t - window] if t >= window else np.zeros_like(total))
+        if t >= window - 1 and largest > limit:
+            found = True
             for f in range(n_chan):
-                total[f] -= plane[t - window + 1, f]
-    for t in range(n_time):
-        for f in range(n_chan):
-            if bad[t, f]:
-                plane[t, f] = 0.0
+                if total[f] > limit:
+                    for back in range(window):
+                        bad[t - back, f] = True
+    if found:
+        for t in range(n_time):
+            for f in range(n_chan):
+                if bad[t, f]:
+                    plane[t, f] = 0.0
+
+
+@njit(cache=True, error_model="numpy", fastmath=REORDERED, nogil=True)
+def _slide(total: NDArray[np.float32], entering: NDArray[np.float32], leaving: NDArray[np.float32]) -> float:
+    """Move sums by one integration, in place; the largest is returned."""
+    largest = np.float32(-np.inf)
+    for f in range(total.size):
+        value = total[f] + (entering[f] - leaving[f])
+        total[f] = value
+        largest = max(largest, value)
+    return float(largest)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -116,20 +156,19 @@ def flag_plane(
     scratch = np.empty(n_time * n_chan, dtype=np.float32)
     if not normalise_plane(plane, bad, block, burst, n_colours, scratch):
         return
-    # Typed numbers: for literal ones the compiler makes a copy of the function each.
-    along_time, along_channels = np.int64(0), np.int64(1)
-    single = max(spread_of_sums(plane, np.int64(1), along_channels, scratch), min_scatter)
-    limits = np.empty(window_sigma.size, dtype=np.float32)
-    for level in range(window_sigma.size):
-        window = 1 << level
-        spread = max(single * np.sqrt(window), spread_of_sums(plane, window, along_channels, scratch))
-        limits[level] = window_sigma[level] * spread
+    n_level = window_sigma.size
+    spreads = np.empty(n_level)
+    spreads_along_channels(plane, spreads, scratch)
+    single = max(spreads[0], min_scatter)
+    limits = np.empty(n_level, dtype=np.float32)
+    for level in range(n_level):
+        limits[level] = window_sigma[level] * max(single * np.sqrt(1 << level), spreads[level])
     _flag_along_channels(plane, bad, limits)
-    for level in range(1, window_sigma.size):
-        window = 1 << level
-        if 2 * window <= n_time:
-            spread = max(single * np.sqrt(window), spread_of_sums(plane, window, along_time, scratch))
-            _flag_along_time(plane, bad, window, window_sigma[level] * spread)
+    spreads_along_time(plane, spreads, scratch)
+    for level in range(1, n_level):
+        if 2 << level <= n_time:
+            spread = max(single * np.sqrt(1 << level), spreads[level])
+            _flag_along_time(plane, bad, 1 << level, window_sigma[level] * spread)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -154,21 +193,38 @@ def flag_baselines(
         See ``flag_plane``.
     """
     n_baseline, n_time = rows.shape
-    n_chan, n_corr = vis.shape[1], vis.shape[2]
-    plane = np.empty((n_time, n_chan), dtype=np.float32)
-    bad = np.empty((n_time, n_chan), dtype=np.bool_)
+    n_row, n_chan, n_corr = vis.shape
+    cells, cell_flags = vis.reshape(n_row, n_chan * n_corr), flags.reshape(n_row, n_chan * n_corr)
+    planes = np.empty((n_corr, n_time, n_chan), dtype=np.float32)
+    bad = np.empty((n_corr, n_time, n_chan), dtype=np.bool_)
+    amplitude = np.empty(n_chan * n_corr, dtype=np.float32)
     for b in range(n_baseline):
+        for t in range(n_time):
+            row = rows[b, t]
+            if row < 0:
+                bad[:, t] = True
+                continue
+            cell = cells[row]
+            for k in range(amplitude.size):
+                amplitude[k] = np.sqrt(cell[k].real * cell[k].real + cell[k].imag * cell[k].imag)
+            for c in range(n_corr):
+                _pick(amplitude, c, n_corr, planes[c, t])
+                _pick(cell_flags[row], c, n_corr, bad[c, t])
         for c in range(n_corr):
-            for t in range(n_time):
-                row = rows[b, t]
-                for f in range(n_chan):
-                    bad[t, f] = row < 0 or flags[row, f, c]
-                    if not bad[t, f]:
-                        value = vis[row, f, c]
-                        plane[t, f] = np.sqrt(value.real * value.real + value.imag * value.imag)
-            flag_plane(plane, bad, block, window_sigma, min_scatter, burst, n_colours)
-            for t in range(n_time):
-                row = rows[b, t]
-                if row >= 0:
-                    for f in range(n_chan):
-                        flags[row, f, c] |= bad[t, f]
+            flag_plane(planes[c], bad[c], block, window_sigma, min_scatter, burst, n_colours)
+        for t in range(n_time):
+            row = rows[b, t]
+            for c in range(n_corr):
+                if row >= 0 and bad[c, t].any():
+                    cell_flags[row, c::n_corr] = bad[c, t]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _pick(cell: NDArray[Any], corr: int, n_corr: int, channels: NDArray[Any]) -> None:
+    """One of the correlations that alternate in ``cell``."""
+    if n_corr == 2:
+        for f in range(channels.size):
+            channels[f] = cell[2 * f + corr]
+    else:
+        for f in range(channels.size):
+            channels[f] = cell[n_corr * f + corr]

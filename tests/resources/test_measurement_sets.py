@@ -115,6 +115,31 @@ def test_failed_write_leaves_the_old_measurement_set(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["x.ms"]
 
 
+def test_flags_found_meanwhile_are_written(tmp_path):
+    """A flagger that works while visibilities are being written has its flags in the file, and its report comes back."""
+    columns = observation(1)
+
+    def flagging():
+        columns["flags"][1:3] = True
+        return "report"
+
+    assert write_measurement_set(tmp_path / "x.ms", columns, flagging=flagging) == "report"
+    read = read_measurement_set(tmp_path / "x.ms")
+    assert read["flags"][1:3].all()
+    assert_same(read, columns)
+
+
+def test_failed_flagger_leaves_nothing(tmp_path):
+    """Without flags there is no measurement set, and the flagger's own error is the one that is seen."""
+
+    def flagging():
+        raise ZeroDivisionError("everything is flagged")
+
+    with pytest.raises(ZeroDivisionError, match="everything is flagged"):
+        write_measurement_set(tmp_path / "x.ms", observation(1), flagging=flagging)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
     """A measurement set larger than the free space is refused with both numbers."""
     usage = shutil.disk_usage(tmp_path)

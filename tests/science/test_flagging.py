@@ -14,6 +14,7 @@ from contimg_assets.science.interference import split_times
 from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_plane
 from contimg_assets.science.time_frequency import median_in_place
 from contimg_assets.science.visibilities import Visibilities
+from tests.science.contaminated_sky import KINDS, contaminated_sky, scores
 
 N_ANT, N_TIME, N_CHAN = 12, 24, 192
 
@@ -323,3 +324,24 @@ def test_flags_that_are_set_stay_set():
     vis.flags[...] = before
     flag_visibilities(dataclasses.replace(vis))
     assert vis.flags[before].all()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "all"])
+def test_every_kind_of_interference_is_found(kind):
+    """Of samples above 5 sigma 95 per cent are found, and at most 2 per cent of clean ones lost, whatever the kind."""
+    kinds = KINDS if kind == "all" else (kind,)
+    vis, amplitude = contaminated_sky(np.random.default_rng(11), kinds=kinds)
+    flag_visibilities(vis)
+    found = scores(vis.flags, amplitude)
+    assert (amplitude > 5.0).mean() > 0.005
+    assert found["recall"] >= 0.95
+    assert found["clean_lost"] <= 0.02
+
+
+def test_antennas_that_do_not_receive_interference_keep_their_data():
+    """Where two fifths of the antennas hear nothing, all that is above 5 sigma is found and under 2 per cent of the rest lost."""
+    vis, amplitude = contaminated_sky(np.random.default_rng(1), hearing=0.6)
+    flag_visibilities(vis)
+    found = scores(vis.flags, amplitude)
+    assert found["recall"] >= 0.95
+    assert found["clean_lost"] <= 0.02
