@@ -143,7 +143,7 @@ def main() -> int:
     settle_environment()
     chosen = sys.argv[1] if len(sys.argv) > 1 else "3"
     if chosen == "--ours":
-        make_measurement_set(OURS)
+        make_measurement_set(OURS, field_files())
     elif chosen == "--peer":
         run_pyuvdata()
     elif chosen == "--compare":

@@ -60,6 +60,12 @@ def field_files() -> list[Path]:
     return [file for file in files if file.name.startswith(hour)]
 
 
+def transit_files() -> list[Path]:
+    """The sub-band files of the calibrator's transit: the earlier of the two observations."""
+    field = set(field_files())
+    return [file for file in sorted(RAW.glob("*_sb*.hdf5")) if file not in field]
+
+
 def run_child(command: Sequence[str | Path], log: Path | None = None) -> Run:
     """Run a process to its end; SystemExit with the end of its output if it fails."""
     sink = log or DATA / "child.log"
@@ -108,15 +114,15 @@ def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Map
     }
 
 
-def make_measurement_set(path: Path) -> None:
-    """The calls of asset ``measurement_set`` on the field's files: read, phase, flag, write."""
+def make_measurement_set(path: Path, files: Sequence[Path]) -> None:
+    """The calls of asset ``measurement_set`` on one observation's files: read, phase, flag, write."""
     from contimg_assets.science.conversion import to_visibilities
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities
     from contimg_assets.science.raw_observation import RawObservation
     from contimg_resources.measurement_sets import write_measurement_set
     from contimg_resources.uvh5 import read_observation
 
-    raw = RawObservation(**read_observation(field_files(), n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
+    raw = RawObservation(**read_observation(files, n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
     visibilities = to_visibilities(raw)
     write_measurement_set(
         path,
@@ -132,7 +138,7 @@ def calibrated_measurement_set() -> Path:
         simulate()
         partial = DATA / "field-in-progress.ms"
         shutil.rmtree(partial, ignore_errors=True)
-        make_measurement_set(partial)
+        make_measurement_set(partial, field_files())
         model = ["--model", TRUTH / "catalogue.parquet", "--field", "0", "--apply"]
         run_child(
             [*CONTIMG, "calibrate", partial, *model, "--bandpass", DATA / "field.bcal", "--gain", DATA / "field.gcal"]
