@@ -4,8 +4,8 @@ What belongs here: the known sources of a field on the image grid and the least-
 densities. What is not in the catalogue is found by ``clean``; their visibilities are ``predict``'s.
 
 CLEAN guesses positions, pixel by pixel, and shares out what it finds: every source loses flux to components on the sidelobes
-of others ("CLEAN bias", Condon et al. 1998, AJ 115, 1693, section 3.3). With 14 antennas that was 3 to 6 mJy of
-30 in the field of an 8.5 Jy calibrator, without any noise. Positions in a catalogue are known, so a source needs one number per
+of others ("CLEAN bias", Condon et al. 1998, AJ 115, 1693, section 3.3). With 14 antennas that was up to 6 mJy of
+33 in the field of an 8.5 Jy calibrator, without any noise. Positions in a catalogue are known, so a source needs one number per
 band, not a search: the flux densities s minimise
 
     (d - A s)^T A^-1 (d - A s) / sigma^2 + sum_j (s_j - c_j)^2 / sigma_j^2
