@@ -34,7 +34,7 @@ GAIN_INTERVAL_SNR = 100.0
     deps=[measurement_set, reference_catalogue],
     check_specs=checks.BANDPASS_TABLE,
     output_required=False,
-    **per_day("calibration", {"casa"}, code_version="1"),
+    **per_day("calibration", {"casa"}, code_version="2"),
 )
 def bandpass_table(
     context: dg.AssetExecutionContext, observatory: Observatory
@@ -86,7 +86,7 @@ def bandpass_table(
         dg.AssetDep(bandpass_table, partition_mapping=this_and_previous_day),
     ],
     check_specs=checks.GAIN_TABLE,
-    **per_observation("calibration", {"casa"}, code_version="1"),
+    **per_observation("calibration", {"casa"}, code_version="2"),
 )
 def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Complex gain of every antenna and receptor in one observation, solved against the sky itself.

@@ -49,7 +49,7 @@ def image_settings(settings: Settings) -> Any:
 @dg.asset(
     deps=[measurement_set, gain_table, reference_catalogue],
     check_specs=checks.CONTINUUM_IMAGE,
-    **per_observation("imaging", {"fits"}, code_version="1"),
+    **per_observation("imaging", {"fits"}, code_version="2"),
 )
 def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.

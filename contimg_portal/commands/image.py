@@ -15,6 +15,8 @@ import typer
 from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from contimg_assets.science.imaging.products import ImageSet
     from contimg_assets.science.sky_model import SkyModel
     from contimg_assets.science.visibilities import Visibilities
@@ -62,10 +64,12 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         from contimg_assets.science.visibilities import Visibilities
         from contimg_resources.fits_images import write_image_set
         from contimg_resources.measurement_sets import read_measurement_set
+        from contimg_resources.reference_catalogues import read_catalogue
 
         settings = ImageSettings(
             n_bands=bands, cell_arcsec=cell, n_pixels=pixels, robust=robust, max_iterations=iterations
         )
+        sources = None if catalogue is None else read_catalogue(catalogue)
         stderr.print(f"reading {measurement_set}", highlight=False)
         selected = int(field) if field is not None and field.isdigit() else field
         vis = Visibilities(**read_measurement_set(measurement_set, field=selected, column=column))
@@ -73,7 +77,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         if channels is not None:
             vis = _with_channels(vis, channels)
         stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
-        images = make_images(vis, settings, None if catalogue is None else _sky(vis, catalogue))
+        images = make_images(vis, settings, None if sources is None else _sky(vis, sources))
         files = write_image_set(out, images.columns())
     emit(_summary(images, out, files), as_json=as_json, rows="planes")
 
@@ -89,14 +93,13 @@ def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) ->
     return apply_solutions(vis, [Solutions(**read_calibration_table(path, measurement_set)) for path in tables])
 
 
-def _sky(vis: Visibilities, catalogue: Path) -> SkyModel:
+def _sky(vis: Visibilities, sources: pl.DataFrame) -> SkyModel:
     """Catalogue sources in view of the dishes."""
     from contimg_assets.science.field_model import field_sky_model
     from contimg_assets.science.primary_beam import airy_fwhm_deg
-    from contimg_resources.reference_catalogues import read_catalogue
 
     radius_deg = 1.5 * float(airy_fwhm_deg(vis.frequency_hz[0], vis.dish_diameter_m))
-    return field_sky_model(read_catalogue(catalogue), vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, radius_deg)
+    return field_sky_model(sources, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, radius_deg)
 
 
 def _with_channels(vis: Visibilities, ranges: str) -> Visibilities:

@@ -1,8 +1,8 @@
 """From calibrated visibilities to an image set: the order of the steps, and nothing else.
 
 What belongs here: ``make_images``. Each step is a module of this folder: ``drift_beam`` and ``geometry`` choose the
-grid, ``averaging`` and ``weighting`` prepare the data, ``gridding`` and ``clean`` make and deconvolve the images,
-``restore``, ``noise`` and ``thermal`` finish them.
+grid, ``averaging`` and ``weighting`` prepare the data, ``gridding`` makes images, ``known_sources`` and ``clean``
+deconvolve them, ``restore``, ``noise`` and ``thermal`` finish them.
 
 A source of flux density S appears with peak S times the drift-averaged primary beam at its place (``ImagePlane.
 primary_beam``); neither the factor n of the measurement equation nor a primary-beam correction is applied.
