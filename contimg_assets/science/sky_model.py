@@ -3,28 +3,23 @@
 What belongs here: component lists and the prediction of model visibilities. What does not: primary calibrators' numbers
 (``flux_calibrators``), solving for gains (``calibration``) and images.
 
-Method: direct Fourier sum with the sign of ``visibilities``,
-``V(row, nu) = sum_k S_k(nu) A_k(t, nu) exp(2 pi i nu/c (u l_k + v m_k + w (n_k - 1)))``, where phasors advance along
-frequency by multiplication (64 channels at once, exact on any channel grid: irregular bands are cut into regular runs).
-Sums are float32: 1e-7 of the total flux density. Cost: about 1 ns per source, row and channel on one core. Smearing
-within a channel and an integration is left out, as everywhere in this package. Rejected: degridding a model image
-(ducc0 ``dirty2vis``), which is faster only beyond some hundred sources, needs an image covering all of them, and turns
-positions into an approximation.
+Method: direct Fourier sum (``direct_sum``) with the sign of ``visibilities``,
+``V(row, nu) = sum_k S_k(nu) A_k(t, nu) exp(2 pi i nu/c (u l_k + v m_k + w (n_k - 1)))``. Smearing within a channel and
+an integration is left out. Rejected: degridding a model image (ducc0 ``dirty2vis``), which is faster only beyond some
+hundred sources, needs an image covering all of them, and turns positions into an approximation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numba
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.coordinates import direction_cosines, separation_deg
+from contimg_assets.science.direct_sum import add_point_sources
 from contimg_assets.science.errors import DataError, NotEnoughDataError
 from contimg_assets.science.flux_calibrators import find_calibrator
 from contimg_assets.science.primary_beam import airy_power
@@ -213,9 +208,8 @@ def predict_rows(
     """
     l, m, n = direction_cosines(model.ra_deg, model.dec_deg, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
     directions = np.column_stack([l, m, n - 1.0])
-    predicted = np.empty((len(rows), len(frequency_hz)), dtype=np.complex64)
-    segments = _uniform_segments(frequency_hz)
-    _predict_kernel(vis.uvw_m[rows], directions, amplitude_jy, frequency_hz, segments, predicted)
+    predicted = np.zeros((len(rows), len(frequency_hz)), dtype=np.complex64)
+    add_point_sources(predicted, vis.uvw_m[rows], directions, amplitude_jy, frequency_hz)
     return predicted
 
 
@@ -245,99 +239,3 @@ def predict(model: SkyModel, vis: Visibilities, *, primary_beam: bool, n_threads
 
     in_threads(fill, (rows for _, rows in rows_by_time(vis)), n_threads)
     return predicted
-
-
-def _uniform_segments(frequency_hz: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Split channels into runs of equal spacing, shape (n_segment, 2): start and stop; a regular band is one run."""
-    segments, start = [], 0
-    while start < len(frequency_hz):
-        stop = start + 1
-        gap_hz = frequency_hz[stop] - frequency_hz[start] if stop < len(frequency_hz) else 0.0
-        while stop < len(frequency_hz) and abs(frequency_hz[stop] - frequency_hz[stop - 1] - gap_hz) < 1e-3:
-            stop += 1
-        segments.append((start, stop))
-        start = stop
-    return np.array(segments, dtype=np.int64)
-
-
-_KERNEL_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
-
-_LANES = 64
-"""Channels that one step of the phasor advances; a multiple of the vector length, small against the L1 cache."""
-
-
-@numba.njit(**_KERNEL_OPTIONS)
-def _add_lane(
-    total_real: NDArray[np.float32],
-    total_imag: NDArray[np.float32],
-    flux_jy: NDArray[np.float32],
-    lane_real: NDArray[np.float32],
-    lane_imag: NDArray[np.float32],
-    phasor_real: np.float32,
-    phasor_imag: np.float32,
-) -> None:
-    """Add ``flux * phasor * lane`` to ``total``; one-dimensional arrays, else it would not vectorise."""
-    for k in range(flux_jy.shape[0]):
-        real, imag = flux_jy[k] * phasor_real, flux_jy[k] * phasor_imag
-        total_real[k] += real * lane_real[k] - imag * lane_imag[k]
-        total_imag[k] += real * lane_imag[k] + imag * lane_real[k]
-
-
-@numba.njit(**_KERNEL_OPTIONS)
-def _add_segment(
-    delay_rad_hz: float,
-    frequency_hz: NDArray[np.float64],
-    flux_jy: NDArray[np.float32],
-    lane_real: NDArray[np.float32],
-    lane_imag: NDArray[np.float32],
-    total_real: NDArray[np.float32],
-    total_imag: NDArray[np.float32],
-) -> None:
-    """Add one source's visibility on equally spaced channels of one row."""
-    n_chan = frequency_hz.shape[0]
-    gap_hz = frequency_hz[1] - frequency_hz[0] if n_chan > 1 else 0.0
-    step = complex(np.cos(delay_rad_hz * gap_hz), np.sin(delay_rad_hz * gap_hz))
-    power = complex(1.0, 0.0)
-    for k in range(min(_LANES, n_chan)):
-        lane_real[k], lane_imag[k] = power.real, power.imag
-        power *= step
-    phasor = complex(np.cos(delay_rad_hz * frequency_hz[0]), np.sin(delay_rad_hz * frequency_hz[0]))
-    for first in range(0, n_chan, _LANES):
-        last = min(first + _LANES, n_chan)
-        _add_lane(
-            total_real[first:last],
-            total_imag[first:last],
-            flux_jy[first:last],
-            lane_real,
-            lane_imag,
-            np.float32(phasor.real),
-            np.float32(phasor.imag),
-        )
-        phasor *= power
-
-
-@numba.njit(**_KERNEL_OPTIONS)
-def _predict_kernel(
-    uvw_m: NDArray[np.float64],
-    directions: NDArray[np.float64],
-    amplitude_jy: NDArray[np.float32],
-    frequency_hz: NDArray[np.float64],
-    segments: NDArray[np.int64],
-    predicted: NDArray[np.complex64],
-) -> None:
-    """Fill ``predicted`` (row, chan); ``amplitude_jy`` is (source, chan), ``directions`` (source, [l, m, n - 1])."""
-    n_chan = frequency_hz.shape[0]
-    real, imag = np.empty(n_chan, dtype=np.float32), np.empty(n_chan, dtype=np.float32)
-    lane_real, lane_imag = np.empty(_LANES, dtype=np.float32), np.empty(_LANES, dtype=np.float32)
-    for row in range(uvw_m.shape[0]):
-        real[:] = 0.0
-        imag[:] = 0.0
-        for s in range(directions.shape[0]):
-            path_m = uvw_m[row, 0] * directions[s, 0] + uvw_m[row, 1] * directions[s, 1]
-            path_m += uvw_m[row, 2] * directions[s, 2]
-            delay = 2.0 * np.pi / SPEED_OF_LIGHT_M_S * path_m
-            for i in range(segments.shape[0]):
-                a, b = segments[i, 0], segments[i, 1]
-                _add_segment(delay, frequency_hz[a:b], amplitude_jy[s, a:b], lane_real, lane_imag, real[a:b], imag[a:b])
-        for chan in range(n_chan):
-            predicted[row, chan] = complex(real[chan], imag[chan])

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contimg_assets.science.calibration.assembly import assemble
 from contimg_assets.science.calibration.gain import solve_gains_on
@@ -58,12 +57,12 @@ def solve_bandpass(vis: Visibilities, model: SkyModel, settings: SolveSettings) 
     phases: tuple[Solutions, ...] = ()
     if settings.align_phases and len(np.unique(vis.time_mjd)) > 1:
         # A comb of channels spans the whole band and is enough for phases; outliers need not be hunted to the end.
-        comb = np.arange(0, n_chan, max(1, n_chan // _COMB_CHANNELS))
+        comb = max(1, n_chan // _COMB_CHANNELS)
         quick = replace(settings, robust_iterations=min(settings.robust_iterations, 1))
         first = _solve_channels(vis, model, quick, (), comb)
         each = replace(settings, interval_s=0.0, phase_only=True)
         phases = (solve_gains_on(vis, model, each, (first,), comb),)
-    bandpass = _solve_channels(vis, model, settings, phases, np.arange(n_chan))
+    bandpass = _solve_channels(vis, model, settings, phases, 1)
     return _normalised(bandpass) if settings.normalise else bandpass
 
 
@@ -72,19 +71,20 @@ def _solve_channels(
     model: SkyModel,
     settings: SolveSettings,
     prior: Sequence[Solutions],
-    channels: NDArray[np.int64],
+    channel_step: int,
 ) -> Solutions:
     times = np.unique(vis.time_mjd)
+    frequency_hz = vis.frequency_hz[::channel_step]
     statistics = accumulate_statistics(
         vis,
         model,
         settings,
         cell_of_time=np.zeros(len(times), dtype=np.int64),
-        channels=channels,
-        block_of_channel=np.arange(len(channels)),
+        channel_step=channel_step,
+        block_of_channel=np.arange(len(frequency_hz)),
         prior=prior,
     )
-    problems = [(0, 1, k, k + 1, p) for k in range(len(channels)) for p in range(len(statistics.correlations))]
+    problems = [(0, 1, k, k + 1, p) for k in range(len(frequency_hz)) for p in range(len(statistics.correlations))]
     solved = solve_problems(statistics, problems, vis.n_antennas, settings, phase_only=False)
     length_s = float(np.ptp(times)) * SECONDS_PER_DAY + float(np.max(vis.exposure_s))
     return assemble(
@@ -94,7 +94,7 @@ def _solve_channels(
         settings,
         kind="B",
         times=(np.array([vis.time_mjd.mean()]), np.array([length_s])),
-        frequency_hz=vis.frequency_hz[channels],
+        frequency_hz=frequency_hz,
     )
 
 

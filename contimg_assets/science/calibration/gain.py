@@ -77,8 +77,7 @@ def solve_gains(
     SolutionError
         If no solution converged to something significant.
     """
-    channels = np.arange(len(vis.frequency_hz))
-    return solve_gains_on(vis, model, settings, () if bandpass is None else (bandpass,), channels)
+    return solve_gains_on(vis, model, settings, () if bandpass is None else (bandpass,), 1)
 
 
 def solve_gains_on(
@@ -86,9 +85,9 @@ def solve_gains_on(
     model: SkyModel,
     settings: SolveSettings,
     prior: Sequence[Solutions],
-    channels: NDArray[np.int64],
+    channel_step: int,
 ) -> Solutions:
-    """As ``solve_gains`` with any number of tables applied before and on some of the channels only."""
+    """As ``solve_gains`` with any number of tables applied before and on every ``channel_step``-th channel only."""
     times, first_rows, n_rows = np.unique(vis.time_mjd, return_index=True, return_counts=True)
     if len(times) == 0:
         raise NotEnoughDataError(
@@ -101,9 +100,9 @@ def solve_gains_on(
     exposure_s = vis.exposure_s[first_rows]
     interval = interval_of_time(times, float(np.median(exposure_s)), settings)
     cells = _cell_of_time(interval)
-    blocks = channels // max(1, settings.channels_per_block)
+    blocks = np.arange(0, len(vis.frequency_hz), channel_step) // max(1, settings.channels_per_block)
     statistics = accumulate_statistics(
-        vis, model, settings, cell_of_time=cells, channels=channels, block_of_channel=blocks, prior=prior
+        vis, model, settings, cell_of_time=cells, channel_step=channel_step, block_of_channel=blocks, prior=prior
     )
 
     def solve(interval: NDArray[np.int64]) -> tuple[SolvedGains, list[NDArray[np.bool_]]]:
