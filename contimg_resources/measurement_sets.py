@@ -39,6 +39,7 @@ from contimg_resources.measurement_set_rows import (
     select_rows,
     utc_mjd,
 )
+from contimg_resources.process_memory import keep_freed_memory
 from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
 
 
@@ -121,6 +122,7 @@ def read_measurement_set(
     CasaError
         If it is not a measurement set, or lacks the field, spectral window, column or rows.
     """
+    keep_freed_memory()
     with open_measurement_set(path) as main, casacore_errors(Path(path), "read"):
         selection = select_rows(main, field, spectral_window)
         _require_column(main, column, path)

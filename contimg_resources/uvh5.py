@@ -21,6 +21,7 @@ import numpy as np
 from astropy.coordinates import EarthLocation
 from numpy.typing import NDArray
 
+from contimg_resources.process_memory import keep_freed_memory
 from contimg_resources.uvh5_bulk import RowOrder, disagree, scatter_files
 from contimg_resources.uvh5_header import (
     JD_OF_MJD_ZERO,
@@ -61,6 +62,7 @@ def read_observation(
     RawFileError
         As ``read_subband_header``, and ``subbands_disagree`` or ``not_finite``.
     """
+    keep_freed_memory()
     headers = _numbered([read_subband_header(Path(path), telescope_name=telescope_name) for path in paths], n_subbands)
     first_number, reference = next(iter(headers.items()))
     with open_raw(reference.path) as file:

@@ -19,7 +19,7 @@ N_ROW = 300
     ids=["one channel", "more than two blocks", "irregular"],
 )
 def test_sum_equals_the_definition(frequency_hz: np.ndarray) -> None:
-    """Any channel grid, and rows that do not fill a block, to 1e-6 of the total flux density."""
+    """Any channel grid, and rows that do not fill a block, to 3e-6 of the total flux density."""
     rng = np.random.default_rng(11)
     uvw_m = rng.normal(0.0, 900.0, (N_ROW, 3))
     directions = np.column_stack([rng.normal(0.0, 0.03, (7, 2)), -rng.random(7) * 1e-3])
@@ -33,4 +33,4 @@ def test_sum_equals_the_definition(frequency_hz: np.ndarray) -> None:
 
     add_point_sources(vis, uvw_m, directions, amplitude_jy, frequency_hz, smearing_m2)
 
-    assert np.abs(vis - expected).max() < 5e-6 * 7
+    assert np.abs(vis - expected).max() < 3e-6 * amplitude_jy.sum(axis=0).max()
