@@ -116,13 +116,18 @@ def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Map
 
 def make_measurement_set(path: Path, files: Sequence[Path]) -> None:
     """The calls of asset ``measurement_set`` on one observation's files: read, phase, flag, write."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from contimg_assets.science.conversion import to_visibilities
+    from contimg_assets.science.coordinates import load_earth_orientation
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities
     from contimg_assets.science.raw_observation import RawObservation
     from contimg_resources.measurement_sets import write_measurement_set
     from contimg_resources.uvh5 import read_observation
 
-    raw = RawObservation(**read_observation(files, n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(load_earth_orientation)
+        raw = RawObservation(**read_observation(files, n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
     visibilities = to_visibilities(raw)
     write_measurement_set(
         path,

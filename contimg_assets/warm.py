@@ -13,6 +13,7 @@ from numba.core.dispatcher import Dispatcher
 
 import contimg_assets.science
 from contimg_assets.canvas import render_png
+from contimg_assets.science.coordinates import load_earth_orientation
 
 _LOG = structlog.get_logger(__name__)
 _MODULES = (
@@ -61,9 +62,7 @@ def warm() -> None:
     """Import everything, load kernels, fonts, and the Earth orientation table that every coordinate asks for."""
     for name in _MODULES:
         importlib.import_module(name)
-    from astropy.utils import iers
-
-    iers.earth_orientation_table.get()
+    load_earth_orientation()
     render_png(lambda figure: figure.legend(*figure.subplots().get_legend_handles_labels()), height_inch=2.0)
     _LOG.debug("warm", n_kernels=load_compiled_kernels())
 

@@ -27,10 +27,16 @@ _OFFSET_DEG = 1.0 / 60.0
 """Step of the finite differences that give the u and v axes, deg."""
 
 
-def times(mjd: NDArray[np.float64] | float) -> Time:
-    """Astropy UTC times of Modified Julian Dates, evaluated with the bundled Earth orientation."""
+def load_earth_orientation() -> None:
+    """Read the bundled IERS table, which takes a second once in a process: for those who have something to do meanwhile."""
     iers.conf.auto_download = False
     iers.conf.iers_degraded_accuracy = "ignore"
+    iers.earth_orientation_table.get()
+
+
+def times(mjd: NDArray[np.float64] | float) -> Time:
+    """Astropy UTC times of Modified Julian Dates, evaluated with the bundled Earth orientation."""
+    load_earth_orientation()
     return Time(mjd, format="mjd", scale="utc")
 
 

@@ -27,7 +27,10 @@ def convert(
     Missing sub-bands become flagged channels. Files that are already phased to a source keep their phases.
     """
     with one_screen_errors():
+        from concurrent.futures import ThreadPoolExecutor
+
         from contimg_assets.science.conversion import to_visibilities
+        from contimg_assets.science.coordinates import load_earth_orientation
         from contimg_assets.science.raw_observation import RawObservation
         from contimg_resources.measurement_sets import write_measurement_set
         from contimg_resources.settings import load_settings
@@ -36,7 +39,9 @@ def convert(
         stderr.print(f"reading {len(files)} files", highlight=False)
         # A single file is a whole observation of its own unless its name says which sub-band it is.
         expected = 1 if len(files) == 1 and "_sb" not in files[0].name else subbands
-        raw = RawObservation(**read_observation(files, n_subbands=expected, n_threads=load_settings().threads))
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(load_earth_orientation)
+            raw = RawObservation(**read_observation(files, n_subbands=expected, n_threads=load_settings().threads))
         vis = to_visibilities(raw)
         stderr.print(f"writing {out}", highlight=False)
         write_measurement_set(out, vis.columns())
