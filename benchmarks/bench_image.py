@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from against_truth import measured_sources
 from full_observation import (
     CONTIMG,
     DATA,
@@ -79,31 +80,17 @@ def our_command(measurement_set: Path) -> list[str | Path]:
 def compare(peer: Path) -> dict[str, Any]:
     """Noise and fluxes of our image and another."""
     import numpy as np
-    import polars as pl
 
-    from contimg_assets.science.flux_scale import band_flux_jy
     from contimg_assets.science.images import SkyImage
-    from contimg_assets.science.imaging.noise import estimate_noise, robust_rms
-    from contimg_assets.science.photometry.forced import measure_forced
-    from contimg_assets.science.photometry.primary_beam_correction import primary_beam_at
+    from contimg_assets.science.imaging.noise import robust_rms
     from contimg_resources.fits_images import read_image
 
-    truth = pl.read_parquet(TRUTH / "truth_sources.parquet")
-    ra_deg, dec_deg = truth["ra_deg"].to_numpy(), truth["dec_deg"].to_numpy()
-    images = [SkyImage(**read_image(path)) for path in (OURS / "full_image.fits", peer)]
-    measured_jy = np.full((2, truth.height), np.nan)
-    for row, image in zip(measured_jy, images, strict=True):
-        maps = estimate_noise(image.data, box_pixels=25 * image.beam_major_arcsec / image.pixel_arcsec)
-        measured = measure_forced(image, maps.rms, maps.background, ra_deg, dec_deg)
-        row[measured["source_index"].to_numpy()] = measured["peak_flux_jy_beam"].to_numpy()
-    beam = SkyImage(**read_image(OURS / "full_primary_beam.fits")).data
-    x, y = images[0].wcs.all_world2pix(ra_deg, dec_deg, 0)
-    expected_jy = band_flux_jy(
-        truth["flux_jy"].to_numpy(), truth["spectral_index"].to_numpy(), images[0].frequency_hz
-    ) * primary_beam_at(beam, x, y)
-    both = np.isfinite(measured_jy).all(axis=0) & np.isfinite(expected_jy)
-    brightest = np.flatnonzero(both)[np.argsort(-expected_jy[both])[:N_BRIGHTEST]]
-    ours, theirs = measured_jy[:, brightest]
+    paths = (OURS / "full_image.fits", peer)
+    images = [SkyImage(**read_image(path)) for path in paths]
+    tables = [measured_sources(path, OURS / "full_primary_beam.fits") for path in paths]
+    both = tables[0].join(tables[1], on="source_id", suffix="_peer")
+    brightest = both.sort("expected_jy", descending=True).head(N_BRIGHTEST)
+    expected, ours, theirs = (brightest[name].to_numpy() for name in ("expected_jy", "measured_jy", "measured_jy_peer"))
     rms = [robust_rms(image.data) for image in images]
     return {
         "rms_jy_beam": rms[0],
@@ -111,10 +98,10 @@ def compare(peer: Path) -> dict[str, Any]:
         "rms_ratio": rms[0] / rms[1],
         "median_flux_ratio": float(np.median(ours / theirs)),
         "largest_flux_difference": float(np.abs(ours / theirs - 1.0).max()),
-        "largest_difference_from_truth": float(np.abs(ours / expected_jy[brightest] - 1.0).max()),
-        "peer_largest_difference_from_truth": float(np.abs(theirs / expected_jy[brightest] - 1.0).max()),
-        "median_difference_from_truth": float(np.median(ours / expected_jy[brightest] - 1.0)),
-        "peer_median_difference_from_truth": float(np.median(theirs / expected_jy[brightest] - 1.0)),
+        "median_difference_from_truth": float(np.median(ours / expected - 1.0)),
+        "peer_median_difference_from_truth": float(np.median(theirs / expected - 1.0)),
+        "largest_difference_from_truth": float(np.abs(ours / expected - 1.0).max()),
+        "peer_largest_difference_from_truth": float(np.abs(theirs / expected - 1.0).max()),
         "faintest_snr": float(ours.min() / rms[0]),
         "beam_arcsec": [images[0].beam_major_arcsec, images[0].beam_minor_arcsec],
         "peer_beam_arcsec": [images[1].beam_major_arcsec, images[1].beam_minor_arcsec],
