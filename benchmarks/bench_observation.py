@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from against_truth import measured_sources
-from full_observation import DATA, settle_environment, simulate
+from full_observation import settle_environment, simulate
 from record import write_result
 
 CADENCE_S = 309.24
@@ -33,7 +34,7 @@ def run_stages() -> dict[str, float]:
     from contimg_resources.configurable import Observatory
 
     observatory = Observatory()
-    shutil.rmtree(DATA / "products", ignore_errors=True)
+    shutil.rmtree(observatory.settings.data / "products", ignore_errors=True)
     observatory.store.path.unlink(missing_ok=True)
     observe_arrivals(observatory)
     observations = observatory.store.query("SELECT partition_key, calibrator FROM observation ORDER BY start_mjd")
@@ -60,6 +61,23 @@ def run_stages() -> dict[str, float]:
         [field, transit[:10]],
     )
     return {**dict(rows.iter_rows()), "observation_job": whole_s}
+
+
+def stages_of_child(n_threads: int | None = None) -> dict[str, Any]:
+    """Seconds of each stage and peak memory of a process of its own, on the data that the environment names."""
+    cores = "" if n_threads is None else ",".join(str(core) for core in sorted(os.sched_getaffinity(0))[:n_threads])
+    on_cores = ["taskset", "--cpu-list", cores] if cores else []
+    finished = subprocess.run(
+        [*on_cores, sys.executable, __file__, "--stages"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    measured: dict[str, Any] = json.loads(
+        next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))[7:]
+    )
+    return measured
 
 
 def compare() -> dict[str, float | int]:
@@ -103,14 +121,7 @@ def main() -> int:
         return 0
     settle_environment()
     simulate()
-    finished = subprocess.run(
-        [sys.executable, __file__, "--stages"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-    measured = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))[7:])
+    measured = stages_of_child()
     stages, ours_s = measured["stages_s"], measured["stages_s"]["observation_job"]
     print("| stage | seconds |\n|---|---|")
     for name, seconds in stages.items():
