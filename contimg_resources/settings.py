@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     calibrators: Names = Field(
         ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"
     )
-    bandpass_validity_h: float = Field(26.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
+    bandpass_validity_h: float = Field(24.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
     calibration_declination_deg: float = Field(
         1.0, gt=0, le=180, description="tables solved farther than this in declination are not used"
     )
