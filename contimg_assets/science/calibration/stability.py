@@ -29,7 +29,7 @@ from contimg_assets.science.calibration.solutions import Solutions
 from contimg_assets.science.constants import MAD_TO_SIGMA
 
 SIGNIFICANT = 5.0
-"""Standard deviations at which a change is believed: one false alarm in 10^4 tables of 200 receptors."""
+"""Standard deviations at which a change is believed: of normal errors 6e-7 lie beyond, 2e-4 per table of 200 receptors."""
 FEWEST_STEPS_OF_A_DRIFT = 4
 _PRIOR_STEPS = 3.0
 """Steps that the array's scatter counts for in the usual change of one receptor."""
@@ -196,6 +196,8 @@ def _drifts(steps: Sequence[NDArray[np.float64]], floor: float) -> NDArray[np.fl
         return np.zeros_like(steps[-1])
     total = np.sum(steps, axis=0)
     about_mean = np.asarray(steps) - total / n_steps
+    if not np.isfinite(about_mean).any():
+        return np.zeros_like(steps[-1])
     scatter = MAD_TO_SIGMA * np.nanmedian(np.abs(about_mean)) * np.sqrt(n_steps / (n_steps - 1))
     own = np.std(about_mean, axis=0, ddof=1)
     significance = np.abs(total) / (np.sqrt(n_steps) * np.maximum(np.maximum(scatter, own), 1e-12))
