@@ -1,7 +1,11 @@
 """Which calibration table serves which observation: the rows of ``calibration_table`` and ``calibration_use``.
 
-What belongs here: choosing the day's transit, writing and registering tables, finding the nearest valid one. A
-borrowed or identical table is visible by its content hash and its age. Fallbacks are recorded, never silent.
+What belongs here: choosing the day's transit, entering tables, finding the valid one. Making them is ``calibration_solving``.
+
+A table's name holds its content hash, so that a table made anew stands beside the one it replaces and an image made with that one
+can still be explained. Per partition one row at most is ``active``; making it again turns the row of other content into
+``superseded``. A table that fails its blocking checks is ``rejected``; only active ones are ever chosen. Fallbacks are recorded,
+never silent. Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
 
 from dataclasses import dataclass
@@ -15,7 +19,9 @@ from contimg_assets.failures import UncalibratedError
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.provenance import with_provenance
 from contimg_resources.configurable import Observatory
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, insert
+from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.schema import TABLES
 
 HOURS_PER_DAY = 24.0
 FARTHEST_FALLBACK_D = 7.0
@@ -24,14 +30,19 @@ SAME_OBSERVATION_D = 0.01
 """A table solved this shortly after the middle of an observation comes from it, d."""
 SAME_TRANSIT_D = 0.05
 """A table solved this near to a calibrator observation comes from that transit, d."""
+HISTORY_TABLES = 6
+"""Earlier tables that a new one is compared with."""
+_IS_NEAR_IN_DECLINATION = "(pointing_dec_deg IS NULL OR abs(pointing_dec_deg - ?) <= ?)"
 
 
 @dataclass(frozen=True)
 class ChosenTable:
-    """A registered table and how far in time it is from the observation."""
+    """A registered table, how far in time it is from the observation, and the fallback that is."""
 
     path: Path
     age_h: float
+    content_hash: str
+    fallback: str
 
 
 def calibrator_transit(store: Store, day: str) -> dict[str, Any] | None:
@@ -45,60 +56,71 @@ def calibrator_transit(store: Store, day: str) -> dict[str, Any] | None:
     return found.row(0, named=True) if found.height else None
 
 
-def previous_solutions(store: Store, kind: str, solutions: Any) -> Any:
-    """The newest active table of that kind solved before these solutions, read back, or None."""
+def known_table(store: Store, kind: str, partition_key: str, input_hash: str) -> dict[str, Any] | None:
+    """Row of the table this partition has from the same inputs, if the table is still what it was."""
+    from contimg_resources.calibration_tables import content_hash
+
+    found = store.query(
+        "SELECT * FROM calibration_table WHERE kind = ? AND partition_key = ? AND input_hash = ?"
+        " ORDER BY status, path LIMIT 1",
+        [kind, partition_key, input_hash],
+    )
+    if not found.height or not Path(found["path"][0]).exists():
+        return None
+    row = found.row(0, named=True)
+    return row if content_hash(row["path"]) == row["content_hash"] else None
+
+
+def table_history(observatory: Observatory, row: dict[str, Any]) -> list[Any]:
+    """Read active tables of other partitions solved before this row's, of its kind, declination and bandpass, oldest first.
+
+    Gains are relative to a bandpass: those solved after another one say nothing about jumps.
+    """
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_resources.calibration_tables import read_calibration_table
 
-    found = store.query(
-        "SELECT path FROM calibration_table WHERE kind = ? AND status = 'active' AND solved_at_mjd < ?"
-        " ORDER BY solved_at_mjd DESC LIMIT 1",
-        [kind, float(solutions.time_mjd.mean()) - 1e-4],
+    found = observatory.store.query(
+        "SELECT path FROM calibration_table WHERE kind = ? AND status = 'active' AND partition_key <> ?"  # noqa: S608 (own text)
+        f" AND solved_at_mjd < ? AND solved_at_mjd > ? AND {_IS_NEAR_IN_DECLINATION}"
+        " AND bandpass_path IS NOT DISTINCT FROM ? ORDER BY solved_at_mjd DESC LIMIT ?",
+        [
+            row["kind"],
+            row["partition_key"],
+            row["solved_at_mjd"] - 1e-4,
+            row["solved_at_mjd"] - FARTHEST_FALLBACK_D,
+            row["pointing_dec_deg"],
+            observatory.settings.calibration_declination_deg,
+            row["bandpass_path"],
+            HISTORY_TABLES,
+        ],
     )
-    if not found.height or not Path(found.item()).exists():
-        return None
-    return Solutions(**read_calibration_table(Path(found.item())))
+    paths = [Path(path) for path in reversed(found["path"].to_list())]
+    return [Solutions(**read_calibration_table(path)) for path in paths if path.exists()]
 
 
-def register_table(
-    context: dg.AssetExecutionContext,
-    observatory: Observatory,
-    solutions: Any,
-    quality: dict[str, Any],
-    transit: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Write a table as CASA knows it, replace its partition's row, and return the row."""
-    from contimg_resources.calibration_tables import content_hash, write_calibration_table
-
-    products, settings, partition_key = observatory.products, observatory.settings, context.partition_key
-    is_bandpass = solutions.kind == "B"
-    path = products.bandpass_table(partition_key) if is_bandpass else products.gain_table(partition_key)
-    measurement_set = products.measurement_set(transit["partition_key"] if transit else partition_key)
-    write_calibration_table(path, solutions.columns(), ms_path=measurement_set)
-    solved_at_mjd = float(solutions.time_mjd.mean())
-    validity_d = (settings.bandpass_validity_h if is_bandpass else settings.gain_validity_h) / HOURS_PER_DAY
-    row = {
-        "path": str(path),
-        "kind": solutions.kind,
-        "calibrator": transit["calibrator"] if transit else "catalogue sky",
-        "solved_at_mjd": solved_at_mjd,
-        "valid_from_mjd": solved_at_mjd - validity_d,
-        "valid_to_mjd": solved_at_mjd + validity_d,
-        "content_hash": content_hash(path),
-        "refant": solutions.antenna_names[solutions.refant],
-        "snr_median": quality["snr_median"],
-        "flagged_fraction": quality["flagged_fraction"],
-        "quality": quality["quality"],
-        "status": "active",
-    }
-    observatory.store.replace(
-        "calibration_table", with_provenance(pl.DataFrame([row]), context), partition_key=partition_key
-    )
-    return row
+def enter_table(context: dg.AssetExecutionContext, store: Store, row: dict[str, Any]) -> None:
+    """Enter a partition's table; its active row of other content becomes superseded."""
+    table = TABLES["calibration_table"]
+    fitted = fit_frame(table, with_provenance(pl.DataFrame([row]), context), partial=True)
+    with store.transaction() as connection:
+        connection.execute(_SUPERSEDE, [row["kind"], row["partition_key"], row["path"]])
+        insert(connection, table, fitted, on_conflict="update")
 
 
-def active_bandpass(observatory: Observatory, mjd: float) -> tuple[ChosenTable, str]:
-    """Choose the bandpass of an observation, and the fallback it is: ``none`` within its validity, else ``nearest_valid``.
+def supersede_tables(store: Store, kind: str, partition_key: str) -> None:
+    """Take a partition's table out of use because its present inputs give none."""
+    with store.transaction() as connection:
+        connection.execute(_SUPERSEDE, [kind, partition_key, ""])
+
+
+_SUPERSEDE = (
+    "UPDATE calibration_table SET status = 'superseded'"
+    " WHERE kind = ? AND partition_key = ? AND status = 'active' AND path <> ?"
+)
+
+
+def active_bandpass(observatory: Observatory, mjd: float, dec_deg: float) -> ChosenTable:
+    """Choose the bandpass of an observation; its fallback is ``none`` within its validity, else ``nearest_valid``.
 
     The newest table solved before the observation (or from it) comes first, so that making a partition again after the
     next transit gives the same numbers; a later one is taken only where there is no earlier one within its validity.
@@ -106,36 +128,61 @@ def active_bandpass(observatory: Observatory, mjd: float) -> tuple[ChosenTable, 
     Raises
     ------
     UncalibratedError
-        If no active bandpass lies within a week.
+        If no active bandpass of this declination lies within a week.
     """
+    limit_deg = observatory.settings.calibration_declination_deg
     found = observatory.store.query(
-        "SELECT path, solved_at_mjd, ? BETWEEN valid_from_mjd AND valid_to_mjd AS is_valid FROM calibration_table"
-        " WHERE kind = 'B' AND status = 'active' AND abs(solved_at_mjd - ?) <= ?"
-        " ORDER BY is_valid DESC, solved_at_mjd <= ? DESC, abs(solved_at_mjd - ?) LIMIT 1",
-        [mjd, mjd, FARTHEST_FALLBACK_D, mjd + SAME_OBSERVATION_D, mjd],
+        "SELECT path, solved_at_mjd, content_hash, ? BETWEEN valid_from_mjd AND valid_to_mjd AS is_valid"  # noqa: S608 (own text)
+        " FROM calibration_table WHERE kind = 'B' AND status = 'active' AND abs(solved_at_mjd - ?) <= ?"
+        f" AND {_IS_NEAR_IN_DECLINATION}"
+        " ORDER BY is_valid DESC, solved_at_mjd <= ? DESC, abs(solved_at_mjd - ?), path LIMIT 1",
+        [mjd, mjd, FARTHEST_FALLBACK_D, dec_deg, limit_deg, mjd + SAME_OBSERVATION_D, mjd],
     )
     if not found.height:
         raise UncalibratedError(
-            f"no bandpass for the observation at MJD {mjd:.4f}",
-            got=f"no active bandpass table within {FARTHEST_FALLBACK_D:g} days",
-            expected="the bandpass of a calibrator transit of the same day",
+            f"no bandpass for the observation at MJD {mjd:.4f}, declination {dec_deg:+.2f} deg",
+            got=_tables_at_hand(observatory.store, mjd),
+            expected=f"the bandpass of a calibrator transit of the same day, within {limit_deg:g} deg of this declination",
             remedy="Materialize bandpass_table of the day (it needs the measurement set of the transit), then this partition.",
             reason_code="uncalibrated",
         )
     row = found.row(0, named=True)
-    chosen = ChosenTable(Path(row["path"]), abs(row["solved_at_mjd"] - mjd) * HOURS_PER_DAY)
-    return chosen, "none" if row["is_valid"] else "nearest_valid"
+    age_h = abs(row["solved_at_mjd"] - mjd) * HOURS_PER_DAY
+    return ChosenTable(Path(row["path"]), age_h, row["content_hash"], "none" if row["is_valid"] else "nearest_valid")
+
+
+def _tables_at_hand(store: Store, mjd: float) -> str:
+    """What there is within a week and cannot be used, in words."""
+    found = store.query(
+        "SELECT status, pointing_dec_deg FROM calibration_table WHERE kind = 'B' AND abs(solved_at_mjd - ?) <= ?"
+        " AND status <> 'superseded' ORDER BY abs(solved_at_mjd - ?) LIMIT 3",
+        [mjd, FARTHEST_FALLBACK_D, mjd],
+    )
+    listed = ", ".join(f"one {status} at {dec_deg or 0.0:+.2f} deg" for status, dec_deg in found.iter_rows())
+    return f"no active bandpass table within {FARTHEST_FALLBACK_D:g} days" + (f", but {listed}" if listed else "")
+
+
+def nearest_gains(
+    observatory: Observatory, partition_key: str, mjd: float, dec_deg: float, bandpass: ChosenTable
+) -> ChosenTable | None:
+    """Find gains of another observation that are valid now and were solved after the same bandpass; earlier ones first."""
+    found = observatory.store.query(
+        "SELECT path, solved_at_mjd, content_hash FROM calibration_table WHERE kind = 'G' AND status = 'active'"  # noqa: S608
+        f" AND partition_key <> ? AND bandpass_path = ? AND ? BETWEEN valid_from_mjd AND valid_to_mjd AND"
+        f" {_IS_NEAR_IN_DECLINATION} ORDER BY solved_at_mjd <= ? DESC, abs(solved_at_mjd - ?), path LIMIT 1",
+        [partition_key, str(bandpass.path), mjd, dec_deg, observatory.settings.calibration_declination_deg, mjd, mjd],
+    )
+    if not found.height:
+        return None
+    path, solved_at_mjd, content = found.row(0)
+    return ChosenTable(Path(path), abs(solved_at_mjd - mjd) * HOURS_PER_DAY, content, "nearest_valid")
 
 
 def register_use(
-    context: dg.AssetExecutionContext,
-    observatory: Observatory,
-    bandpass: ChosenTable,
-    fallback: str,
-    gain_row: dict[str, Any],
+    context: dg.AssetExecutionContext, store: Store, bandpass: ChosenTable, gains: ChosenTable | None
 ) -> None:
-    """Record which tables the observation of this partition uses, one row per kind."""
-    partition_key, store = context.partition_key, observatory.store
+    """Record which tables the observation of this partition uses, one row per kind; no gains is ``bandpass_only``."""
+    partition_key = context.partition_key
     observation_id = store.query(
         "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
     ).item()
@@ -143,17 +190,17 @@ def register_use(
         {
             "observation_id": [observation_id] * 2,
             "kind": ["B", "G"],
-            "path": [str(bandpass.path), gain_row["path"]],
-            "age_h": [bandpass.age_h, 0.0],
-            "fallback": [fallback, "none"],
+            "path": [str(bandpass.path), str(gains.path) if gains else None],
+            "age_h": [bandpass.age_h, gains.age_h if gains else None],
+            "fallback": [bandpass.fallback, gains.fallback if gains else "bandpass_only"],
         }
     )
     store.replace("calibration_use", with_provenance(rows, context), partition_key=partition_key)
 
 
 def tables_used(observatory: Observatory, partition_key: str) -> list[Path]:
-    """Calibration tables of an observation in the order they are applied: bandpass, then gains."""
+    """Calibration tables of an observation in the order they are applied: bandpass, then gains where there are any."""
     used = observatory.store.query(
-        "SELECT path FROM calibration_use WHERE partition_key = ? ORDER BY kind", [partition_key]
+        "SELECT path FROM calibration_use WHERE partition_key = ? AND path IS NOT NULL ORDER BY kind", [partition_key]
     )
     return [Path(path) for path in used["path"]]

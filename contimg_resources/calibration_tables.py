@@ -103,7 +103,11 @@ def read_calibration_table(path: Path | str, ms_path: Path | str | None = None) 
 
 def content_hash(path: Path | str) -> str:
     """SHA-256 of what a table says (gains, flags, times, antennas, channels), whenever and however it was written."""
-    content = read_calibration_table(path)
+    return columns_hash(read_calibration_table(path))
+
+
+def columns_hash(content: Mapping[str, Any]) -> str:
+    """Return the content hash that solutions, given as the fields of ``Solutions``, have once they are written."""
     digest = hashlib.sha256()
     gains = np.where(content["flags"], 0.0, content["gains"]).astype(np.complex64)
     # Times to the millisecond, so that a change of time scale and back leaves the hash.
@@ -154,7 +158,11 @@ def _extra(parts: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> dict
     order = np.argsort(np.concatenate([part["time_mjd"] for part in parts]), kind="stable")
     names = parts[0]["correlations"]
     converged = [np.asarray(part["converged"])[:, :, _hand_order(part["correlations"])] for part in parts]
+    residuals = [part.get("antenna_residual") for part in parts]
+    known = [np.asarray(r)[:, _hand_order(part["correlations"])] for r, part in zip(residuals, parts, strict=True)
+             if r is not None]  # fmt: skip
     return {
+        **({"antenna_residual": np.fmax.reduce(known)} if len(known) == len(parts) else {}),
         "correlations": [names[i] for i in _hand_order(names)],
         "time_offset_s": float(place["time_offset_s"]),
         "field_name": ",".join(dict.fromkeys(part["field_name"] for part in parts)),
@@ -244,4 +252,5 @@ def _collect(main: Any, kind: str, extra: Mapping[str, Any], path: Path) -> dict
         "residual": float(extra["residual"]),
         "n_iterations": int(extra["n_iterations"]),
         "converged": converged,
+        "antenna_residual": np.asarray(extra["antenna_residual"]) if "antenna_residual" in extra else None,
     }

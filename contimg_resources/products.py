@@ -24,6 +24,8 @@ import polars as pl
 from contimg_resources.errors import DiskFullError, ProductMissingError, ResourceError
 
 _PARTITION = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T-](\d{2}):?(\d{2}))?")
+_HASH_DIGITS = 12
+"""Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
 _FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT}
@@ -77,13 +79,13 @@ class Products:
         """Folder of an observation's flagged measurement set."""
         return self.stem("measurement_set", partition_key).with_suffix(".ms")
 
-    def bandpass_table(self, day: str) -> Path:
-        """Folder of a day's CASA B table."""
-        return self.stem("bandpass_table", day).with_suffix(".bcal")
+    def bandpass_table(self, day: str, content_hash: str) -> Path:
+        """Folder of a day's CASA B table of that content: a table made anew does not displace the one that images used."""
+        return self.stem("bandpass_table", day).with_suffix(f".{content_hash[:_HASH_DIGITS]}.bcal")
 
-    def gain_table(self, partition_key: str) -> Path:
-        """Folder of an observation's CASA G table."""
-        return self.stem("gain_table", partition_key).with_suffix(".gcal")
+    def gain_table(self, partition_key: str, content_hash: str) -> Path:
+        """Folder of an observation's CASA G table of that content."""
+        return self.stem("gain_table", partition_key).with_suffix(f".{content_hash[:_HASH_DIGITS]}.gcal")
 
     def image_folder(self, partition_key: str) -> Path:
         """Folder of an observation's FITS images."""

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic_settings.exceptions
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -43,8 +52,31 @@ def _absolute(value: Any) -> Any:
     return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) and str(value) else value
 
 
+def _split_ranges(value: Any) -> Any:
+    """Read ``1370-1385, 1525-1560`` as a list of pairs."""
+    if not isinstance(value, str):
+        return value
+    ranges = [[part.strip() for part in item.split("-")] for item in value.split(",") if item.strip()]
+    wrong = ["-".join(parts) for parts in ranges if len(parts) != 2]
+    if wrong:
+        message = f"{', '.join(wrong)}: ranges are typed as 1370-1385, 1525-1560"
+        raise ValueError(message)
+    return ranges
+
+
+def _require_ordered(ranges: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    wrong = [f"{low:g}-{high:g}" for low, high in ranges if not 0 < low < high]
+    if wrong:
+        message = f"{', '.join(wrong)}: two positive numbers are wanted, the lower first, as in 1370-1385, 1525-1560"
+        raise ValueError(message)
+    return ranges
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 Names = Annotated[list[str], NoDecode, BeforeValidator(_split_list)]
+Ranges = Annotated[
+    list[tuple[float, float]], NoDecode, BeforeValidator(_split_ranges), AfterValidator(_require_ordered)
+]
 Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_list)]
 
 
@@ -59,6 +91,10 @@ class FlaggingSettings(_Section):
     level_ratio: float = Field(
         2.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
     )
+    bad_ranges_mhz: Ranges = Field(
+        [], description="frequencies always flagged, MHz: 1370-1385, 1525-1560 (TOML: a list of pairs)"
+    )
+    edge_channels: int = Field(0, ge=0, le=1024, description="channels flagged at each end of each sub-band")
 
 
 class ImagingSettings(_Section):
@@ -124,7 +160,10 @@ class Settings(BaseSettings):
     calibrators: Names = Field(
         ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"
     )
-    bandpass_validity_h: float = Field(26.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
+    bandpass_validity_h: float = Field(24.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
+    calibration_declination_deg: float = Field(
+        1.0, gt=0, le=180, description="tables solved farther than this in declination are not used"
+    )
     gain_validity_h: float = Field(1.0, gt=0, le=72, description="age at which gains are no longer valid")
     calibration_wait_s: float = Field(7200.0, ge=0, le=86_400, description="how long a run waits for its bandpass")
 

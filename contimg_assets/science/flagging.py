@@ -4,7 +4,8 @@ What belongs here: the order of the tests, their thresholds and the account of w
 search in one time-frequency plane (``sum_threshold``), the judgement of receptors (``antenna_health``), limits on the
 flagged fraction (asset checks).
 
-Method, each step blind to what earlier ones took: (1) zero and non-finite data; (2) receptors without power or without
+Method, each step blind to what earlier ones took: (0) ranges known to be bad and edges of sub-bands, where settings name any;
+(1) zero and non-finite data; (2) receptors without power or without
 anything in common with the others; (3) receptors far above the others; (4) interference in the autocorrelations, where the
 noise is a thousandth; (5) interference in the amplitude averaged over baselines, as the median over antennas of each antenna's
 mean, so that interference far below the noise of one baseline shows and one bad antenna does not speak for
@@ -64,19 +65,32 @@ class FlagSettings:
     """Receptors with less than this share of the typical coherence see no sky."""
     coherence_significance: float = 20.0
     """Typical coherence, in standard deviations, needed to judge receptors by it."""
+    bad_ranges_mhz: tuple[tuple[float, float], ...] = ()
+    """Lowest and highest frequency of ranges known to be bad, MHz; a channel that touches one is flagged."""
+    edge_channels: int = 0
+    """Channels flagged at each end of each sub-band."""
     n_subbands: int = 16
-    """Blocks of channels in the report."""
+    """Sub-bands: equal blocks of channels."""
     n_threads: int = 0
     """0 for all cores."""
 
     def __post_init__(self) -> None:
-        positive = {name: value for name, value in asdict(self).items() if not value > 0 and name != "n_threads"}
+        free = {"n_threads", "bad_ranges_mhz", "edge_channels"}
+        positive = {name: value for name, value in asdict(self).items() if name not in free and not value > 0}
         if positive or self.level_ratio <= 1.0:
             raise DataError(
                 "flagging thresholds",
                 got=", ".join(f"{name}={value}" for name, value in positive.items())
                 or f"level_ratio={self.level_ratio}",
                 expected="positive numbers, level_ratio above 1",
+                remedy="Correct the flagging settings.",
+                reason_code="wrong_setting",
+            )
+        if self.edge_channels < 0 or not all(0 < low < high for low, high in self.bad_ranges_mhz):
+            raise DataError(
+                "channels to flag always",
+                got=f"edge_channels={self.edge_channels}, bad_ranges_mhz={self.bad_ranges_mhz}",
+                expected="edge_channels of 0 or more, pairs of positive frequencies, the lower first",
                 remedy="Correct the flagging settings.",
                 reason_code="wrong_setting",
             )
@@ -140,6 +154,10 @@ def flag_visibilities(
     settings = settings or FlagSettings()
     account = _Account(vis.flags)
     account.book("already_flagged")
+    vis.flags[:, _in_bad_ranges(vis, settings)] = True
+    account.book("known_bad_range")
+    vis.flags[:, _at_edges(vis.frequency_hz.size, settings)] = True
+    account.book("band_edge")
     blocks = split_times(vis.time_mjd, vis.antenna1, vis.antenna2, vis.n_antennas)
     statistics = [_scan(vis, block, settings.n_threads) for block in blocks]
     account.book("zero_or_not_finite")
@@ -188,6 +206,29 @@ class _Account:
         now = int(np.count_nonzero(self._flags))
         self.by_cause[cause] = (now - self._before) / self._flags.size
         self._before = now
+
+
+def _in_bad_ranges(vis: Visibilities, settings: FlagSettings) -> NDArray[np.bool_]:
+    """Channels any part of which lies inside a known bad range, shape (n_chan,)."""
+    low_mhz, high_mhz = (1e-6 * (vis.frequency_hz + side * vis.channel_width_hz) for side in (-0.5, 0.5))
+    bad = np.zeros(vis.frequency_hz.shape, dtype=np.bool_)
+    for low, high in settings.bad_ranges_mhz:
+        bad |= (high_mhz > low) & (low_mhz < high)
+    return bad
+
+
+def _at_edges(n_chan: int, settings: FlagSettings) -> NDArray[np.bool_]:
+    """Channels at either end of a sub-band, shape (n_chan,)."""
+    bad = np.zeros(n_chan, dtype=np.bool_)
+    for low, high in pairwise(_subband_edges(n_chan, settings)):
+        bad[low : low + settings.edge_channels] = True
+        bad[max(low, high - settings.edge_channels) : high] = True
+    return bad
+
+
+def _subband_edges(n_chan: int, settings: FlagSettings) -> NDArray[np.int64]:
+    """First channel of each sub-band, and the number of channels."""
+    return np.linspace(0, n_chan, min(settings.n_subbands, n_chan) + 1).astype(np.int64)
 
 
 def _bandpass_block(vis: Visibilities) -> int:
@@ -292,7 +333,7 @@ def _report(
     for ends in (vis.antenna1, vis.antenna2):
         counts += np.bincount(ends, weights=by_row, minlength=vis.n_antennas)
         totals += np.bincount(ends, minlength=vis.n_antennas) * (n_chan * n_corr)
-    edges = np.linspace(0, n_chan, min(settings.n_subbands, n_chan) + 1).astype(int)
+    edges = _subband_edges(n_chan, settings)
     by_subband = [
         float(np.count_nonzero(vis.flags[:, low:high]) / vis.flags[:, low:high].size) for low, high in pairwise(edges)
     ]

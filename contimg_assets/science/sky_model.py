@@ -28,6 +28,9 @@ from contimg_assets.science.visibilities import Visibilities
 
 REFERENCE_FREQUENCY_HZ = 1.4e9
 """Frequency at which catalogues state flux densities, Hz."""
+_LEAST_POWER = 0.02
+"""What the beam must leave of at least one source: side lobes of a circular dish stay below 0.0175, and in them the shape of
+the beam is not known."""
 TYPICAL_SPECTRAL_INDEX = -0.7
 """Spectral index (S ~ nu^alpha) of a source whose own is unknown: the median of 1.4 GHz sources."""
 
@@ -176,6 +179,39 @@ def apparent_flux(model: SkyModel, vis: Visibilities) -> NDArray[np.float64]:
     offset_deg = separation_deg(model.ra_deg[:, None], model.dec_deg[:, None], pointings[:, 0], pointings[:, 1])
     power = airy_power(offset_deg, vis.mean_frequency_hz, vis.dish_diameter_m).mean(axis=1)
     return np.asarray(model.flux_jy_at(np.array([vis.mean_frequency_hz]))[:, 0] * power, dtype=np.float64)
+
+
+def require_flux_in_view(model: SkyModel, vis: Visibilities, *, primary_beam: bool = True) -> None:
+    """Refuse a model that these dishes could not see, before data are compared with it.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If the model holds no flux (``model_without_flux``), or if the primary beam leaves less than ``_LEAST_POWER`` of
+        every source (``model_outside_beam``).
+    """
+    name = vis.source_name or vis.field_name
+    flux_jy = np.abs(model.flux_jy_at(np.array([vis.mean_frequency_hz]))[:, 0])
+    if not np.any(flux_jy > 0.0):
+        raise NotEnoughDataError(
+            f"the sky model for {name} holds no flux",
+            got=f"{model.n_sources} sources of 0 Jy together",
+            expected="at least one source of known flux density",
+            remedy="Correct flux_jy in the component list or the catalogue (Jy at 1.4 GHz).",
+            reason_code="model_without_flux",
+        )
+    seen = flux_jy > 0.0
+    power = float(np.max(np.abs(apparent_flux(model, vis))[seen] / flux_jy[seen]))
+    if primary_beam and power < _LEAST_POWER:
+        apart_deg = separation_deg(model.ra_deg, model.dec_deg, vis.pointing_ra_deg[0], vis.pointing_dec_deg[0])
+        raise NotEnoughDataError(
+            f"the sky model for {name} lies outside the primary beam",
+            got=f"at most {power:.2g} of a source left by the beam, the nearest {np.min(apart_deg):.2f} deg "
+            "from where the dishes pointed",
+            expected=f"at least {_LEAST_POWER:g}, which means inside the first null",
+            remedy="Name the field in which that calibrator was observed, or a model of this one.",
+            reason_code="model_outside_beam",
+        )
 
 
 def brightest(model: SkyModel, vis: Visibilities, *, fraction: float) -> SkyModel:

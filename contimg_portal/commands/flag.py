@@ -17,20 +17,30 @@ def flag(
     measurement_set: Annotated[Path, typer.Argument(metavar="X.ms", help="Measurement set; its FLAG is extended.")],
     field: Annotated[str | None, typer.Option(help="Field by name or number; all of them by default.")] = None,
     spectral_window: Annotated[int, typer.Option("--spw", min=0, help="Spectral window.")] = 0,
-    threshold_scale: Annotated[float, typer.Option(help="Below 1 flags more interference, above 1 less.")] = 1.0,
+    threshold_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Below 1 flags more interference, above 1 less.", show_default="CONTIMG_FLAGGING__THRESHOLD_SCALE"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Flag dead receptors, outliers and interference; print fractions per cause, antenna and sub-band.
 
     Fractions count visibilities of antennas that are in the data. Flags that are already set stay. A measurement set holds no
-    autocorrelations of ours, so dead receptors are found from cross-correlations alone.
+    autocorrelations of ours, so dead receptors are found from cross-correlations alone. Settings CONTIMG_FLAGGING__... hold here
+    too, known bad ranges (BAD_RANGES_MHZ) and sub-band edges (EDGE_CHANNELS) among them.
     """
     with one_screen_errors():
         from contimg_assets.science.flagging import FlagSettings, flag_visibilities
         from contimg_assets.science.visibilities import Visibilities
         from contimg_resources.measurement_sets import list_fields, read_measurement_set, write_flags
+        from contimg_resources.settings import load_settings
 
-        settings = FlagSettings(threshold_scale=threshold_scale)
+        chosen_limits = load_settings().flagging.model_dump()
+        if threshold_scale is not None:
+            chosen_limits["threshold_scale"] = threshold_scale
+        settings = FlagSettings(**chosen_limits)
         fields: list[str | None] = [field]
         if field is None:
             fields = [str(found["field_id"]) for found in list_fields(measurement_set) if found["n_rows"]] or [None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Increase when a table changes; a store of another version is rebuilt from the products."""
 
 
@@ -90,7 +90,8 @@ _TABLES = (
         "path",
         f"""path VARCHAR, {PROVENANCE}, kind! VARCHAR, calibrator VARCHAR, solved_at_mjd! DOUBLE,
         valid_from_mjd! DOUBLE, valid_to_mjd! DOUBLE, content_hash VARCHAR, refant VARCHAR, snr_median DOUBLE,
-        flagged_fraction DOUBLE, quality DOUBLE, status! VARCHAR""",
+        flagged_fraction DOUBLE, quality DOUBLE, status! VARCHAR, input_hash VARCHAR, bandpass_path VARCHAR,
+        pointing_dec_deg DOUBLE""",
     ),
     _table(
         "calibration_use",

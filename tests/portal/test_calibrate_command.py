@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import typer
+from casacore.tables import makearrcoldesc, maketabdesc, table
 from typer.testing import CliRunner
 
 from contimg_portal.commands.calibrate import calibrate
@@ -92,9 +94,9 @@ def test_component_list_calibrates_a_drift_scan(tmp_path, rng):
         (["--field", "0", "--model", "3C999"], "unknown primary flux calibrator"),
         (["--field", "0", "--model", "none.csv"], "component list none.csv cannot be read"),
         (["--field", "nowhere", "--model", "3C286"], "no field 'nowhere'"),
-        (["--field", "0", "--model", "3C286", "--refant", "pad9"], "unknown reference antenna"),
+        (["--field", "0", "--model", "3C286"], "lies outside the primary beam"),
     ],
-    ids=["calibrator", "file", "field", "refant"],
+    ids=["calibrator", "file", "field", "beam"],
 )
 def test_mistakes_end_with_one_message(tmp_path, arguments, message):
     """Exit code 1 and a message that names what was wrong; nothing is written."""
@@ -104,3 +106,64 @@ def test_mistakes_end_with_one_message(tmp_path, arguments, message):
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
     assert [p.name for p in tmp_path.iterdir()] == ["x.ms"]
+
+
+def sky_table(path, vis, flux_jy, offset_deg=0.0):
+    """One source beside the phase centre as a component list."""
+    pl.DataFrame(
+        {"ra_deg": [vis.phase_centre_ra_deg], "dec_deg": [vis.phase_centre_dec_deg + offset_deg], "flux_jy": [flux_jy]}
+    ).write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flux_jy", "offset_deg", "flagged", "options", "message"),
+    [
+        (0.0, 0.0, False, [], "holds no flux: got 1 sources of 0 Jy together"),
+        (10.0, 12.0, False, [], "its nearest source 12"),
+        (10.0, 0.0, True, [], "100.0% of"),
+        (10.0, 0.0, False, ["--refant", "pad9"], "unknown reference antenna"),
+    ],
+    ids=["zero flux", "below the horizon of the beam", "all flagged", "refant"],
+)
+def test_what_cannot_be_solved_ends_with_one_message(tmp_path, flux_jy, offset_deg, flagged, options, message):
+    """A model without flux or outside the beam, or no unflagged data: exit code 1, a reason, no table, no column."""
+    vis, _ = observed([(0.0, 0.0, 10.0, 0.0)], n_antennas=6, n_time=2, n_chan=4)
+    vis.flags[:] = flagged
+    folder = tmp_path / "data"
+    write_measurement_set(folder / "x.ms", vis.columns())
+    model = sky_table(tmp_path / "sky.csv", vis, flux_jy, offset_deg)
+    tables = ["--bandpass", folder / "b.cal", "--gain", folder / "g.cal", "--apply"]
+    result = run(folder / "x.ms", "--field", "0", "--model", model, *tables, *options)
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert [p.name for p in folder.iterdir()] == ["x.ms"]
+    with table(str(folder / "x.ms"), ack=False) as main:
+        assert "CORRECTED_DATA" not in main.colnames()
+
+
+def test_weights_without_spectrum_are_enough(tmp_path, rng):
+    """A measurement set without WEIGHT_SPECTRUM is calibrated by WEIGHT, and gives what one with it gives."""
+    vis, _ = observed([(0.0, 0.0, 10.0, 0.0)], n_antennas=8, n_time=3, n_chan=4)
+    weights = rng.uniform(0.5, 2.0, vis.weights.shape).astype(np.float32)
+    data = corrupt(vis, random_bandpass(rng, vis.frequency_hz, 8), rng=rng, sigma_jy=0.5)
+    data = replace(data, weights=weights)
+    model = sky_table(tmp_path / "sky.csv", vis, 10.0)
+    found = []
+    for name in ("with", "without"):
+        path = tmp_path / f"{name}.ms"
+        write_measurement_set(path, data.columns())
+        with table(str(path), readonly=False, ack=False) as main:
+            if name == "with" and "WEIGHT_SPECTRUM" not in main.colnames():
+                main.addcols(maketabdesc(makearrcoldesc("WEIGHT_SPECTRUM", 0.0, ndim=2, valuetype="float")))
+            if name == "with":
+                cells = np.repeat(main.getcol("WEIGHT")[:, None], len(vis.frequency_hz), axis=1)
+                main.putcol("WEIGHT_SPECTRUM", cells)
+                main.putcol("WEIGHT", np.ones_like(main.getcol("WEIGHT")))
+            elif "WEIGHT_SPECTRUM" in main.colnames():
+                main.removecols("WEIGHT_SPECTRUM")
+        tables = ["--bandpass", tmp_path / f"{name}.bcal", "--gain", tmp_path / f"{name}.gcal"]
+        result = run(path, "--field", "0", "--model", model, *tables)
+        assert result.exit_code == 0, result.output
+        found.append(read_calibration_table(tmp_path / f"{name}.gcal")["gains"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)

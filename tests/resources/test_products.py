@@ -43,10 +43,11 @@ def test_named_products_are_distinct(products):
     window, day = "2026-01-25T22:25", "2026-01-25"
     paths = [
         products.measurement_set(window),
-        products.gain_table(window),
+        products.gain_table(window, "a" * 64),
+        products.gain_table(window, "b" * 64),
         products.image_folder(window),
         products.table("forced_photometry", window),
-        products.bandpass_table(day),
+        products.bandpass_table(day, "a" * 64),
         products.report(day),
         products.reference_catalogue(),
         products.store_path,

@@ -44,6 +44,17 @@ def test_lists_are_comma_separated(monkeypatch):
     assert load_settings().calibrators == ["3C48", "3C286"]
 
 
+def test_frequency_ranges_come_from_environment_or_file(monkeypatch, tmp_path):
+    """Ranges are typed with dashes in the environment and are pairs of numbers in the file."""
+    config = tmp_path / "contimg.toml"
+    config.write_text("[flagging]\nbad_ranges_mhz = [[1370, 1385], [1525.0, 1560.5]]\nedge_channels = 2\n")
+    monkeypatch.setenv("CONTIMG_CONFIG", str(config))
+    assert load_settings().flagging.bad_ranges_mhz == [(1370.0, 1385.0), (1525.0, 1560.5)]
+    assert load_settings().flagging.edge_channels == 2
+    monkeypatch.setenv("CONTIMG_FLAGGING__BAD_RANGES_MHZ", "1400-1410, 1525-1560.5")
+    assert load_settings().flagging.bad_ranges_mhz == [(1400.0, 1410.0), (1525.0, 1560.5)]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
@@ -54,6 +65,8 @@ def test_lists_are_comma_separated(monkeypatch):
         ("CONTIMG_SEASON_START", "yesterday", "valid date"),
         ("CONTIMG_IMAGING__ROBUSTNESS", "1", "no such setting; allowed: cell_arcsec"),
         ("CONTIMG_OTLP_ENDPOINT", "collector", "pattern"),
+        ("CONTIMG_FLAGGING__BAD_RANGES_MHZ", "1385-1370", "the lower first, as in 1370-1385, 1525-1560"),
+        ("CONTIMG_FLAGGING__BAD_RANGES_MHZ", "1385", "ranges are typed as 1370-1385, 1525-1560"),
     ],
 )
 def test_error_names_setting_value_and_what_is_allowed(monkeypatch, name, value, allowed):

@@ -229,6 +229,39 @@ def test_report_adds_up_and_knows_only_existing_antennas():
     assert report.columns()["by_cause"] == report.by_cause
 
 
+def test_known_bad_ranges_and_band_edges_are_causes_of_their_own():
+    """Channels that touch a known bad range, and both ends of each sub-band, are flagged and counted apart; nothing else is."""
+    vis = visibilities()
+    channel_mhz = 1e-6 * vis.frequency_hz
+    inside = (channel_mhz + 0.49 > 1330.0) & (channel_mhz - 0.49 < 1335.0)
+    at_edges = np.zeros(N_CHAN, dtype=bool)
+    at_edges[np.r_[0:N_CHAN:12, 11:N_CHAN:12]] = True
+    settings = FlagSettings(bad_ranges_mhz=((1330.0, 1335.0), (2000.0, 2100.0)), edge_channels=1)
+    report = flag_visibilities(vis, settings=settings)
+    assert 4 < inside.sum() < 8
+    assert vis.flags[:, inside | at_edges].all()
+    assert vis.flags[:, ~(inside | at_edges)].mean() < 0.005
+    assert report.by_cause["known_bad_range"] == pytest.approx(inside.mean())
+    assert report.by_cause["band_edge"] == pytest.approx((at_edges & ~inside).mean())
+    assert sum(report.by_cause.values()) == pytest.approx(report.flagged_fraction)
+    assert report.by_subband[1] > report.by_subband[5]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"edge_channels": -1}, {"bad_ranges_mhz": ((1400.0, 1390.0),)}], ids=["edge", "range"]
+)
+def test_impossible_channels_are_refused(wrong):
+    """A range whose ends are exchanged, or fewer channels than none, is a wrong setting."""
+    with pytest.raises(DataError, match="channels to flag always"):
+        FlagSettings(**wrong)
+
+
+def test_a_bad_range_over_the_whole_band_is_named():
+    """If nothing is left the error names the range as the cause."""
+    with pytest.raises(NotEnoughDataError, match=r"known_bad_range 100\.0%"):
+        flag_visibilities(visibilities(), settings=FlagSettings(bad_ranges_mhz=((1000.0, 2000.0),)))
+
+
 def test_flagging_twice_changes_little():
     """A second pass over flagged data finds almost nothing new."""
     vis = visibilities(6.0)

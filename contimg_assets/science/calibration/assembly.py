@@ -20,18 +20,20 @@ _FULL_ENOUGH = 0.95
 """A reference antenna should have at least this fraction of the data of the fullest antenna."""
 
 
-def choose_refant(vis: Visibilities, statistics: BaselineStatistics, refants: Sequence[str]) -> int:
+def choose_refant(
+    vis: Visibilities, statistics: BaselineStatistics, refants: Sequence[str], *, required: bool = True
+) -> int:
     """Index of the reference antenna.
 
-    The first of ``refants`` that has at least half as many averages as the fullest antenna; without names, the antenna
-    nearest to the array centre among those with nearly as many as the fullest.
+    The first of ``refants`` that has at least half as many averages as the fullest antenna; without names, or if none of
+    them has and none is ``required``, the antenna nearest to the array centre among those with nearly as many as the fullest.
 
     Raises
     ------
     DataError
         If a name is not an antenna of the telescope.
     NotEnoughDataError
-        If none of the named antennas has data.
+        If one of the named antennas is required and none has data.
     """
     counts = np.sum(statistics.power > 0.0, axis=(0, 2, 3))
     averages = np.zeros(vis.n_antennas)
@@ -50,7 +52,7 @@ def choose_refant(vis: Visibilities, statistics: BaselineStatistics, refants: Se
     for index in named:
         if averages[index] >= 0.5 * averages.max():
             return index
-    if named:
+    if named and required:
         raise NotEnoughDataError(
             f"no reference antenna of {vis.source_name or vis.field_name} has enough data",
             got=", ".join(
@@ -94,7 +96,7 @@ def assemble(
     poor = ~solved.usable | ~solved.converged[:, None] | (solved.snr < settings.min_snr)
     flags = np.asarray(shaped(poor), dtype=np.bool_).copy()
     gains = np.where(flags, 1.0, np.asarray(shaped(solved.gains), dtype=np.complex128))
-    refant = choose_refant(vis, statistics, settings.refants)
+    refant = choose_refant(vis, statistics, settings.refants, required=settings.is_refant_required)
     # Neighbours along the axis that is long: time for gains, channels for a bandpass.
     for t in range(n_time if kind == "B" else 0):
         gains[t] = reference_phases(gains[t].swapaxes(0, 1), flags[t].swapaxes(0, 1), refant).swapaxes(0, 1)
@@ -115,7 +117,16 @@ def assemble(
         residual=float(np.nanmedian(solved.residual)),
         n_iterations=int(solved.n_iterations.max()),
         converged=solved.converged.reshape(n_time, n_chan, n_corr),
+        antenna_residual=_median_residual(np.asarray(shaped(solved.antenna_residual), dtype=np.float64)),
     )
+
+
+def _median_residual(residual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median over time and channels of (time, antenna, channel, correlation), NaN where there is none."""
+    middle = np.full((residual.shape[1], residual.shape[3]), np.nan)
+    for antenna, corr in np.argwhere(np.isfinite(residual).any(axis=(0, 2))):
+        middle[antenna, corr] = np.nanmedian(residual[:, antenna, :, corr])
+    return middle
 
 
 def _refuse_unusable(vis: Visibilities, solved: SolvedGains, settings: SolveSettings, kind: str) -> None:

@@ -23,7 +23,7 @@ from contimg_assets.science.calibration.solutions import Solutions, SolveSetting
 from contimg_assets.science.calibration.solver import solve_problems
 from contimg_assets.science.calibration.statistics import accumulate_statistics
 from contimg_assets.science.constants import SECONDS_PER_DAY
-from contimg_assets.science.sky_model import SkyModel
+from contimg_assets.science.sky_model import SkyModel, require_flux_in_view
 from contimg_assets.science.visibilities import Visibilities
 
 _COMB_CHANNELS = 192
@@ -49,10 +49,11 @@ def solve_bandpass(vis: Visibilities, model: SkyModel, settings: SolveSettings) 
     Raises
     ------
     NotEnoughDataError
-        If nothing is left to solve on.
+        If nothing is left to solve on, or the model has no flux within the primary beam.
     SolutionError
         If no solution converged to something significant.
     """
+    require_flux_in_view(model, vis, primary_beam=settings.primary_beam)
     n_chan = len(vis.frequency_hz)
     phases: tuple[Solutions, ...] = ()
     if settings.align_phases and len(np.unique(vis.time_mjd)) > 1:

@@ -23,7 +23,7 @@ from contimg_assets.science.calibration.solver import SolvedGains, solve_problem
 from contimg_assets.science.calibration.statistics import accumulate_statistics
 from contimg_assets.science.constants import MAD_TO_SIGMA, SECONDS_PER_DAY
 from contimg_assets.science.errors import DataError, NotEnoughDataError
-from contimg_assets.science.sky_model import SkyModel
+from contimg_assets.science.sky_model import SkyModel, require_flux_in_view
 from contimg_assets.science.visibilities import Visibilities
 
 _MAX_CELLS = 32
@@ -73,10 +73,11 @@ def solve_gains(
     Raises
     ------
     NotEnoughDataError
-        If nothing is left to solve on.
+        If nothing is left to solve on, or the model has no flux within the primary beam.
     SolutionError
         If no solution converged to something significant.
     """
+    require_flux_in_view(model, vis, primary_beam=settings.primary_beam)
     return solve_gains_on(vis, model, settings, () if bandpass is None else (bandpass,), 1)
 
 

@@ -9,12 +9,14 @@ between solutions after referring both to the antennas they share, because raw p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contimg_assets.science.calibration.solutions import Solutions
+from contimg_assets.science.calibration.stability import are_comparable
 
 _GOOD_SNR = 10.0
 """Signal-to-noise at which the quality score is half of what it would be without noise."""
@@ -65,14 +67,65 @@ def solution_quality(
     }
 
 
+def no_solution_quality(antennas: Sequence[str]) -> dict[str, Any]:
+    """Numbers of ``solution_quality`` for antennas none of which could be solved for."""
+    nothing = float("nan")
+    return {
+        "n_antennas": len(antennas),
+        "solved_fraction": 0.0,
+        "flagged_fraction": 1.0,
+        "unsolved_antennas": list(antennas),
+        "snr_median": 0.0,
+        "amplitude_median": nothing,
+        "residual": nothing,
+        "converged_fraction": 0.0,
+        "n_iterations": 0,
+        **dict.fromkeys(("amplitude_ratio", "amplitude_scatter", "phase_scatter_deg"), nothing),
+        "quality": 0.0,
+    }
+
+
+def antenna_quality(solutions: Solutions, existing_antennas: NDArray[np.int32]) -> list[dict[str, Any]]:
+    """One row per existing antenna and receptor, those without solution included.
+
+    Returns
+    -------
+    list of dict
+        ``antenna``, ``receptor``, ``state`` (solved, partly flagged, no solution), ``flagged_fraction`` of its solutions,
+        ``snr_median``, ``amplitude_median``, ``residual`` (rms of its averaged residuals over that of the typical
+        baseline: 1 is as good as the others; NaN for tables that do not say) and ``converged_fraction`` of the
+        solves it took part in. NaN where there is no solution.
+    """
+    rows = []
+    for antenna in existing_antennas:
+        for corr, name in enumerate(solutions.correlations):
+            flags = solutions.flags[:, antenna, :, corr]
+            tried = solutions.snr[:, antenna, :, corr] > 0.0
+            residual = solutions.antenna_residual
+            rows.append(
+                {
+                    "antenna": solutions.antenna_names[antenna],
+                    "receptor": name[0],
+                    "state": "no solution" if flags.all() else "partly flagged" if flags.any() else "solved",
+                    "flagged_fraction": float(np.mean(flags)),
+                    "snr_median": _median(solutions.snr[:, antenna, :, corr][~flags]),
+                    "amplitude_median": _median(np.abs(solutions.gains[:, antenna, :, corr][~flags])),
+                    "residual": float("nan") if residual is None else float(residual[antenna, corr]),
+                    "converged_fraction": float(np.mean(solutions.converged[:, :, corr][tried]))
+                    if tried.any()
+                    else float("nan"),
+                }
+            )
+    return rows
+
+
+def _median(values: NDArray[np.floating[Any]]) -> float:
+    return float(np.median(values)) if values.size else float("nan")
+
+
 def _stability(solutions: Solutions, previous: Solutions | None) -> dict[str, float]:
     nothing = dict.fromkeys(("amplitude_ratio", "amplitude_scatter", "phase_scatter_deg"), float("nan"))
-    if (
-        previous is None
-        or previous.antenna_names != solutions.antenna_names
-        or previous.correlations != solutions.correlations
-        or previous.gains.shape[2] != solutions.gains.shape[2]
-    ):
+    if previous is None or not are_comparable(previous, solutions):
         return nothing
     # The last earlier against the first new solution.
     both = ~previous.flags[-1] & ~solutions.flags[0]

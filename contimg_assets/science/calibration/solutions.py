@@ -41,6 +41,8 @@ class SolveSettings:
     """Antennas with data on fewer baselines than this are flagged."""
     refants: tuple[str, ...] = ()
     """Names of reference antennas in order of preference; empty: the fullest one near the array centre."""
+    is_refant_required: bool = True
+    """Whether it is an error that none of the named has data; else one is chosen as without names."""
     robust_iterations: int = 2
     """Times that outlying averages are given less weight and the solution is repeated; 0: plain least squares."""
     outlier_sigma: float = 3.0
@@ -91,6 +93,9 @@ class Solutions:
     """Largest number of iterations any solution took."""
     converged: NDArray[np.bool_]
     """Shape (n_time, n_chan, n_corr); False also where there were no data."""
+    antenna_residual: NDArray[np.float64] | None = None
+    """Rms of the averaged residuals on each antenna's baselines over that of the typical baseline, median over time and channels,
+    shape (n_ant, n_corr), NaN where there is none; None in tables that others made."""
 
     def __post_init__(self) -> None:
         n_time, n_ant, n_chan, n_corr = self.gains.shape
@@ -196,6 +201,12 @@ def join_in_time(parts: Sequence[Solutions]) -> Solutions:
                 "field_name": ",".join(dict.fromkeys(part.field_name for part in parts)),
                 "residual": max(part.residual for part in parts),
                 "n_iterations": max(part.n_iterations for part in parts),
+                "antenna_residual": _joined_residual(parts),
             }
         )
     )
+
+
+def _joined_residual(parts: Sequence[Solutions]) -> NDArray[np.float64] | None:
+    known = [part.antenna_residual for part in parts if part.antenna_residual is not None]
+    return np.fmax.reduce(known) if len(known) == len(parts) else None

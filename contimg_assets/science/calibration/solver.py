@@ -59,6 +59,8 @@ class SolvedGains:
     """Shape (n_problem,)."""
     residual: NDArray[np.float64]
     """Rms of averaged residuals over rms of fitted averages, NaN without data, shape (n_problem,)."""
+    antenna_residual: NDArray[np.float64]
+    """Rms of the averaged residuals of each antenna's baselines over the robust one of all, NaN without, (n_problem, n_ant)."""
 
 
 def solve_problems(
@@ -91,6 +93,7 @@ def solve_problems(
         converged=np.zeros(len(domains), dtype=np.bool_),
         n_iterations=np.zeros(len(domains), dtype=np.int64),
         residual=np.full(len(domains), np.nan),
+        antenna_residual=np.full(shape, np.nan),
     )
     controls = _Controls(
         phase_only,
@@ -152,6 +155,7 @@ def _solve_one(
         scale = float(np.median(found)) / _RAYLEIGH_MEDIAN * float(np.sqrt(freedom))
         solved.residual[k] = np.sqrt(squares / fitted)
     _signal_to_noise(power, usable, gains, scale, solved.snr[k])
+    _antenna_residuals(deviation, antenna1, antenna2, scale, solved.antenna_residual[k])
     gains[~usable] = 1.0
 
 
@@ -302,3 +306,18 @@ def _signal_to_noise(power, usable, gains, scale, snr):  # type: ignore[no-untyp
         if n_baselines > 0:
             amplitude = abs(gains[i]) * np.sqrt(curvature * (n_baselines - 1) / n_baselines)
             snr[i] = amplitude / scale if amplitude < _SNR_LIMIT * scale else _SNR_LIMIT
+
+
+@numba.njit(cache=True, nogil=True)
+def _antenna_residuals(deviation, antenna1, antenna2, scale, relative):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Rms deviation of each antenna's baselines in units of ``sqrt(2) scale``: 1 for complex noise of that scale."""
+    squares, count = np.zeros(relative.shape[0]), np.zeros(relative.shape[0])
+    for c in range(deviation.shape[0]):
+        for b in range(deviation.shape[1]):
+            if deviation[c, b] > 0.0:
+                for i in (antenna1[b], antenna2[b]):
+                    squares[i] += deviation[c, b] ** 2
+                    count[i] += 1
+    for i in range(relative.shape[0]):
+        if count[i] > 0 and scale > 0.0:
+            relative[i] = np.sqrt(squares[i] / (2.0 * count[i])) / scale
