@@ -55,15 +55,29 @@ class _Section(BaseModel):
 class FlaggingSettings(_Section):
     """What an operator may change about flagging."""
 
+    engine: Literal["contimg", "aoflagger"] = Field(
+        "contimg", description="what searches for interference; dead receptors are always found by contimg"
+    )
     threshold_scale: float = Field(1.0, gt=0.2, le=10, description="multiplies every threshold; below 1 flags more")
     level_ratio: float = Field(
         2.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
     )
 
 
+class CalibrationSettings(_Section):
+    """What an operator may change about calibration."""
+
+    engine: Literal["contimg", "casa"] = Field(
+        "contimg", description="what solves for bandpass and gains and applies them"
+    )
+
+
 class ImagingSettings(_Section):
     """What an operator may change about imaging."""
 
+    engine: Literal["contimg", "wsclean", "tclean"] = Field(
+        "contimg", description="what makes and deconvolves images; noise and primary beam maps are always contimg's"
+    )
     cell_arcsec: float | None = Field(None, gt=0, le=600, description="pixel size; chosen from the data when absent")
     n_pixels: int | None = Field(
         None, ge=32, le=16384, multiple_of=2, description="image side, even; chosen from the data when absent"
@@ -139,6 +153,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
 
     flagging: FlaggingSettings = FlaggingSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
     imaging: ImagingSettings = ImagingSettings()
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()

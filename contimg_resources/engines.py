@@ -1,0 +1,36 @@
+"""Which engine does a job: the one place where the settings ``*.engine`` become something that runs.
+
+What belongs here: the choice. What does not: the engines (``wsclean``, ``casa_imaging``, ``casa_calibration``,
+``aoflagger``). Our own algorithms are in ``contimg_assets.science`` and stand for "no engine": None.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from contimg_resources.casa_imaging import TcleanImager
+from contimg_resources.errors import SettingsError
+from contimg_resources.wsclean import WscleanImager
+
+
+def imaging_engine(name: str, scratch: Path) -> WscleanImager | TcleanImager | None:
+    """Engine of setting ``imaging.engine``; None is our own imager.
+
+    Parameters
+    ----------
+    name : str
+        "contimg", "wsclean" or "tclean".
+    scratch : Path
+        Folder that does not exist yet, on a disk with room for the calibrated data and all images; used during runs only.
+    """
+    if name == "wsclean":
+        return WscleanImager(scratch)
+    if name == "tclean":
+        return TcleanImager(scratch)
+    _require_known("imaging.engine", name, "contimg, wsclean or tclean")
+    return None
+
+
+def _require_known(setting: str, name: str, allowed: str) -> None:
+    if name != "contimg":
+        raise SettingsError(f"setting {setting}", got=name, expected=allowed, remedy="Correct the setting.")
