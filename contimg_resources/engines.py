@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contimg_resources.aoflagger import AoflaggerSearch
 from contimg_resources.casa_imaging import TcleanImager
 from contimg_resources.errors import SettingsError
 from contimg_resources.wsclean import WscleanImager
@@ -28,6 +29,14 @@ def imaging_engine(name: str, scratch: Path) -> WscleanImager | TcleanImager | N
     if name == "tclean":
         return TcleanImager(scratch)
     _require_known("imaging.engine", name, "contimg, wsclean or tclean")
+    return None
+
+
+def flagging_engine(name: str) -> AoflaggerSearch | None:
+    """Search for interference of setting ``flagging.engine`` ("contimg" or "aoflagger"); None is our own."""
+    if name == "aoflagger":
+        return AoflaggerSearch()
+    _require_known("flagging.engine", name, "contimg or aoflagger")
     return None
 
 
