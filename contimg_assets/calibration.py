@@ -46,11 +46,12 @@ def bandpass_table(
     table and a row of table calibration_table (status active, validity around the transit, content hash, quality).
     Read by gain_table and continuum_image. Remade when the transit's measurement set is.
     """
-    from contimg_assets.science.calibration.bandpass import solve_bandpass
+    from contimg_assets.science.calibration.engine_solutions import solve_bandpass_with
     from contimg_assets.science.calibration.quality import solution_quality
     from contimg_assets.science.calibration.solutions import SolveSettings
     from contimg_assets.science.field_model import field_sky_model
     from contimg_assets.science.visibilities import Visibilities
+    from contimg_resources.engines import calibration_engine
     from contimg_resources.measurement_sets import read_measurement_set
 
     day, products, store = context.partition_key, observatory.products, observatory.store
@@ -66,13 +67,15 @@ def bandpass_table(
         present = {vis.antenna_names[antenna] for antenna in vis.existing_antennas}
         refants = tuple(name for name in observatory.telescope.refant if name in present)
         settings = SolveSettings(refants=refants, n_threads=observatory.settings.threads)
-        solutions = solve_bandpass(vis, model, settings)
+        engine = calibration_engine(observatory.settings.calibration.engine, products.scratch("bandpass"))
+        solutions = solve_bandpass_with(engine, vis, model, settings)
         quality = solution_quality(solutions, vis.existing_antennas, previous_solutions(store, "B", solutions))
         row = register_table(context, observatory, solutions, quality, transit)
         results = checks.judge_solutions(store, context, "bandpass_table", quality)
     yield dg.MaterializeResult(
         metadata={
             **{name: value for name, value in row.items() if value is not None},
+            "engine": observatory.settings.calibration.engine,
             "picture": dg.MetadataValue.md(markdown_image(bandpass_plot(solutions), "bandpass")),
         },
         check_results=results,
@@ -97,12 +100,13 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     G table, a row of table calibration_table and the tables used to calibration_use.
     Read by continuum_image. Remade when measurement set or bandpass change.
     """
-    from contimg_assets.science.calibration.gain import solve_gains
+    from contimg_assets.science.calibration.engine_solutions import solve_gains_with
     from contimg_assets.science.calibration.quality import solution_quality
     from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
     from contimg_assets.science.field_model import field_sky_model
     from contimg_assets.science.visibilities import Visibilities
     from contimg_resources.calibration_tables import read_calibration_table
+    from contimg_resources.engines import calibration_engine
     from contimg_resources.measurement_sets import read_measurement_set
 
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
@@ -117,7 +121,8 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
             interval_snr=GAIN_INTERVAL_SNR,
             n_threads=observatory.settings.threads,
         )
-        solutions = solve_gains(vis, model, settings, bandpass=bandpass)
+        engine = calibration_engine(observatory.settings.calibration.engine, products.scratch("gains"))
+        solutions = solve_gains_with(engine, vis, model, settings, bandpass)
         quality = solution_quality(solutions, vis.existing_antennas, previous_solutions(store, "G", solutions))
         row = register_table(context, observatory, solutions, quality, None)
         register_use(context, observatory, bandpass_row, fallback, row)
@@ -125,6 +130,7 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     return dg.MaterializeResult(
         metadata={
             **{name: value for name, value in row.items() if value is not None},
+            "engine": observatory.settings.calibration.engine,
             "bandpass": str(bandpass_row.path),
             "bandpass_fallback": fallback,
             "picture": dg.MetadataValue.md(markdown_image(gain_plot(solutions), "gains")),

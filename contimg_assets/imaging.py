@@ -61,14 +61,14 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
     Read by forced_photometry. Remade when measurement set, gains or catalogue change.
     """
-    from contimg_assets.science.calibration.apply import apply_solutions
+    from contimg_assets.science.calibration.engine_solutions import apply_solutions_with
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_assets.science.coordinates import separation_deg
     from contimg_assets.science.field_model import field_sky_model
     from contimg_assets.science.imaging.engine_images import make_images_with
     from contimg_assets.science.visibilities import Visibilities
     from contimg_resources.calibration_tables import read_calibration_table
-    from contimg_resources.engines import imaging_engine
+    from contimg_resources.engines import calibration_engine, imaging_engine
     from contimg_resources.fits_images import write_image_set
     from contimg_resources.measurement_sets import read_measurement_set
 
@@ -78,7 +78,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         tables = [
             Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
         ]
-        calibrated = apply_solutions(vis, tables, n_threads=observatory.settings.threads)
+        applying = calibration_engine(observatory.settings.calibration.engine, products.scratch("apply"))
+        calibrated = apply_solutions_with(applying, vis, tables, n_threads=observatory.settings.threads)
         catalogue = products.read_parquet("reference_catalogue", None)
         apart = separation_deg(
             vis.phase_centre_ra_deg,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contimg_resources.aoflagger import AoflaggerSearch
+from contimg_resources.casa_calibration import CasaCalibrator
 from contimg_resources.casa_imaging import TcleanImager
 from contimg_resources.errors import SettingsError
 from contimg_resources.wsclean import WscleanImager
@@ -29,6 +30,17 @@ def imaging_engine(name: str, scratch: Path) -> WscleanImager | TcleanImager | N
     if name == "tclean":
         return TcleanImager(scratch)
     _require_known("imaging.engine", name, "contimg, wsclean or tclean")
+    return None
+
+
+def calibration_engine(name: str, scratch: Path) -> CasaCalibrator | None:
+    """Engine of setting ``calibration.engine`` ("contimg" or "casa"); None is our own solver.
+
+    ``scratch`` is a folder that does not exist yet, with room for the data and their model; used during jobs only.
+    """
+    if name == "casa":
+        return CasaCalibrator(scratch)
+    _require_known("calibration.engine", name, "contimg or casa")
     return None
 
 
