@@ -75,9 +75,6 @@ class CalibrationSettings(_Section):
 class ImagingSettings(_Section):
     """What an operator may change about imaging."""
 
-    engine: Literal["contimg", "wsclean", "tclean"] = Field(
-        "contimg", description="what makes and deconvolves images; noise and primary beam maps are always contimg's"
-    )
     cell_arcsec: float | None = Field(None, gt=0, le=600, description="pixel size; chosen from the data when absent")
     n_pixels: int | None = Field(
         None, ge=32, le=16384, multiple_of=2, description="image side, even; chosen from the data when absent"
@@ -86,6 +83,9 @@ class ImagingSettings(_Section):
     n_bands: int = Field(4, ge=1, le=16, description="sub-band images beside the full band")
     max_iterations: int = Field(
         60_000, ge=0, le=1_000_000, description="CLEAN components at most; 0 gives dirty images"
+    )
+    engine: Literal["contimg", "wsclean", "tclean"] = Field(
+        "contimg", description="what makes and deconvolves images; noise and primary beam maps are always contimg's"
     )
 
 
