@@ -23,7 +23,7 @@ install: $(KERNELS) ## create .venv and install contimg with the tested versions
 install-test: $(TESTING) ## the same with CASA and everything the tests need
 
 install-dev: $(TESTING) ## the same with the pre-commit hook
-	scripts/install.sh test,casa,dev
+	scripts/install.sh test,casa,flag,dev
 	$(BIN)/pre-commit install
 
 $(RUNTIME): $(PINS)
@@ -33,7 +33,7 @@ $(RUNTIME): $(PINS)
 
 $(TESTING): $(PINS)
 	@echo "Installing contimg, CASA and the test tools into $(VENV) (a few minutes on a new machine)" >&2
-	scripts/install.sh test,casa
+	scripts/install.sh test,casa,flag
 	@touch $@ $(RUNTIME)
 
 # A kernel is not compiled anew when one of another file that it calls has changed: all are, whenever science has.

@@ -71,14 +71,14 @@ def our_command() -> list[str | Path]:
 
 def run_casa(reference_antenna: str) -> None:
     """The three tasks, as a person would call them."""
-    from contimg_resources.casa import run_task
+    from contimg_resources.casa_calibration import solve_bandpass, solve_gains, solve_phases
 
     for path in PEER.values():
         shutil.rmtree(path, ignore_errors=True)
-    common: dict[str, Any] = {"vis": MS, "refant": reference_antenna, "minsnr": 3.0}
-    run_task("gaincal", caltable=PEER["phase"], spw="0:288~480", solint="int", calmode="p", **common)
-    run_task("bandpass", caltable=PEER["bandpass"], solint="inf", gaintable=[str(PEER["phase"])], **common)
-    run_task("gaincal", caltable=PEER["gain"], solint="inf", calmode="ap", gaintable=[str(PEER["bandpass"])], **common)
+    task = {"refant": reference_antenna, "min_snr": 3.0, "min_baselines": 4, "min_baseline_m": 0.0}
+    solve_phases(MS, PEER["phase"], task, [], channels="0:288~480")
+    solve_bandpass(MS, PEER["bandpass"], task | {"normalise": False}, [PEER["phase"]])
+    solve_gains(MS, PEER["gain"], task | {"interval_s": None, "phase_only": False}, [PEER["bandpass"]])
 
 
 def reference_antenna() -> str:

@@ -9,8 +9,8 @@ one baseline at a time, as its strategy expects, and flags both together.
 Agreement: recall of samples with interference above 5 sigma, share of clean samples lost and F1, of both; and ours where
 only some of the antennas receive an interferer.
 
-AOFlagger is needed for the comparison only: ``pip install aoflagger`` into an environment whose interpreter is in
-``CONTIMG_BENCH_AOFLAGGER_PYTHON``. Without it the benchmark ends with that advice.
+AOFlagger runs as the platform's engine of that name, in this environment or, if it is not installed there, in one whose
+interpreter is in ``CONTIMG_BENCH_AOFLAGGER_PYTHON``. Without it the benchmark ends with that advice.
 """
 
 from __future__ import annotations
@@ -72,24 +72,25 @@ def run_ours() -> None:
 
 
 def run_peer() -> None:
-    """AOFlagger's generic strategy on every baseline of every data set that was written for it."""
-    import aoflagger  # type: ignore[import-not-found]
+    """The platform's engine ``aoflagger`` on every data set that was written for it."""
+    sys.path.insert(0, str(ROOT))
+    from contimg_resources.aoflagger import AoflaggerSearch
 
-    flagger = aoflagger.AOFlagger()
-    strategy = flagger.load_strategy_file(flagger.find_strategy_file(aoflagger.TelescopeId.Generic))
+    engine = AoflaggerSearch()
+    first, second = np.triu_indices(SIZE["n_antennas"], 1)
     seconds = 0.0
     for file in sorted(FOLDER.glob("*-vis.npy")):
         vis = np.load(file)
-        n_time, n_baseline, n_chan, _ = vis.shape
-        flags = np.empty(vis.shape, dtype=bool)
+        n_time, n_baseline = vis.shape[:2]
+        columns = {
+            "vis": vis.reshape(n_time * n_baseline, *vis.shape[2:]),
+            "flags": np.zeros((n_time * n_baseline, *vis.shape[2:]), dtype=bool),
+            "time_mjd": np.repeat(np.arange(n_time, dtype=float), n_baseline),
+            "antenna1": np.tile(first, n_time),
+            "antenna2": np.tile(second, n_time),
+        }
         began = time.process_time()
-        images = flagger.make_image_set(n_time, n_chan, 4)
-        for baseline in range(n_baseline):
-            for corr in range(2):
-                plane = vis[:, baseline, :, corr].T
-                images.set_image_buffer(2 * corr, np.ascontiguousarray(plane.real))
-                images.set_image_buffer(2 * corr + 1, np.ascontiguousarray(plane.imag))
-            flags[:, baseline] = strategy.run(images).get_buffer().T[..., None]
+        flags = engine.search(columns)
         seconds += time.process_time() - began
         np.save(file.with_name(file.name.replace("-vis", "-peer")), np.packbits(flags))
     (FOLDER / "peer.json").write_text(json.dumps(seconds))

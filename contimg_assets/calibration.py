@@ -48,8 +48,9 @@ def bandpass_table(
     content becomes superseded. Equal inputs are not solved again. Read by gain_table and continuum_image. Remade when the
     transit's measurement set is.
     """
-    from contimg_assets.science.calibration.bandpass import solve_bandpass
+    from contimg_assets.science.calibration.engine_solutions import solve_bandpass_with
     from contimg_assets.science.calibration.solutions import SolveSettings
+    from contimg_resources.engines import calibration_engine
 
     day, store = context.partition_key, observatory.store
     with dagster_failures(context, store):
@@ -65,12 +66,18 @@ def bandpass_table(
             is_refant_required=False,
             n_threads=observatory.settings.threads,
         )
+        engine = calibration_engine(observatory.settings.calibration.engine, observatory.products.scratch("bandpass"))
         task = SolveTask("bandpass_table", "B", transit["calibrator"], transit["partition_key"], vis, model, settings)
-        made = solve_or_reuse(context, observatory, task, lambda: solve_bandpass(vis, model, settings))
+        made = solve_or_reuse(context, observatory, task, lambda: solve_bandpass_with(engine, vis, model, settings))
         results = record(store, context, "bandpass_table", made.judgements)
     picture = markdown_image(bandpass_plot(made.solutions), "bandpass")
     yield dg.MaterializeResult(
-        metadata={**made.metadata(), "picture": dg.MetadataValue.md(picture)}, check_results=results
+        metadata={
+            **made.metadata(),
+            "engine": observatory.settings.calibration.engine,
+            "picture": dg.MetadataValue.md(picture),
+        },
+        check_results=results,
     )
 
 
@@ -93,9 +100,10 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     not solved again. Writes a CASA G table, a row of table calibration_table, and to calibration_use the tables used with
     their fallback (none, nearest_valid, bandpass_only). Read by continuum_image. Remade when measurement set or bandpass change.
     """
-    from contimg_assets.science.calibration.gain import solve_gains
+    from contimg_assets.science.calibration.engine_solutions import solve_gains_with
     from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
     from contimg_resources.calibration_tables import read_calibration_table
+    from contimg_resources.engines import calibration_engine
 
     partition_key, store = context.partition_key, observatory.store
     with dagster_failures(context, store):
@@ -108,14 +116,16 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
             interval_snr=GAIN_INTERVAL_SNR,
             n_threads=observatory.settings.threads,
         )
+        engine = calibration_engine(observatory.settings.calibration.engine, observatory.products.scratch("gains"))
         task = SolveTask("gain_table", "G", "catalogue sky", partition_key, vis, model, settings, chosen)
         made = solve_gains_or_explain(
-            context, observatory, task, lambda: solve_gains(vis, model, settings, bandpass=bandpass)
+            context, observatory, task, lambda: solve_gains_with(engine, vis, model, settings, bandpass)
         )
         gains, judgements = choose_gains(observatory, partition_key, task, made)
         register_use(context, store, chosen, gains)
         results = record(store, context, "gain_table", judgements)
     metadata = made.metadata() | {
+        "engine": observatory.settings.calibration.engine,
         "bandpass": str(chosen.path),
         "bandpass_fallback": chosen.fallback,
         "gains": str(gains.path) if gains else "none, the bandpass alone",

@@ -128,7 +128,7 @@ def solve_or_reuse(
         task.vis,
         task.model,
         task.settings,
-        code_version=code_version(context),
+        code_version=f"{code_version(context)} {observatory.settings.calibration.engine}",
         prior=task.bandpass.content_hash if task.bandpass else "",
     )
     known = known_table(observatory.store, task.kind, context.partition_key, inputs)

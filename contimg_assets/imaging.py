@@ -56,17 +56,19 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
 
     Bandpass and gains are applied while the measurement set is read; Briggs weights, w-gridding; catalogue sources are
     fitted at their positions in every sub-band, and a CLEAN of all sub-bands together finds the others; restored with
-    the fitted beam, not corrected for the primary beam. Writes FITS files and one row per band of table image: beam, rms,
+    the fitted beam, not corrected for the primary beam (``imaging.engine`` hands gridding and CLEAN to WSClean or CASA's
+    tclean, which find all sources themselves). Writes FITS files and one row per band of table image: beam, rms,
     thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
     Read by forced_photometry. Remade when measurement set, gains or catalogue change.
     """
-    from contimg_assets.science.calibration.apply import apply_solutions
+    from contimg_assets.science.calibration.engine_solutions import apply_solutions_with
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_assets.science.coordinates import separation_deg
     from contimg_assets.science.field_model import field_sky_model
-    from contimg_assets.science.imaging.imager import make_images
+    from contimg_assets.science.imaging.engine_images import make_images_with
     from contimg_assets.science.visibilities import Visibilities
     from contimg_resources.calibration_tables import read_calibration_table
+    from contimg_resources.engines import calibration_engine, imaging_engine
     from contimg_resources.fits_images import write_image_set
     from contimg_resources.measurement_sets import read_measurement_set
 
@@ -76,7 +78,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         tables = [
             Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
         ]
-        calibrated = apply_solutions(vis, tables, n_threads=observatory.settings.threads)
+        applying = calibration_engine(observatory.settings.calibration.engine, products.scratch("apply"))
+        calibrated = apply_solutions_with(applying, vis, tables, n_threads=observatory.settings.threads)
         catalogue = products.read_parquet("reference_catalogue", None)
         apart = separation_deg(
             vis.phase_centre_ra_deg,
@@ -86,7 +89,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         )
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
         sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
-        images = make_images(calibrated, image_settings(observatory.settings), sky)
+        engine = imaging_engine(observatory.settings.imaging.engine, products.scratch("imaging"))
+        images = make_images_with(engine, calibrated, image_settings(observatory.settings), sky)
         folder = products.image_folder(partition_key)
         write_image_set(folder, images.columns())
         observation_id = store.query(
@@ -102,6 +106,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     return dg.MaterializeResult(
         metadata={
             "folder": dg.MetadataValue.path(str(folder)),
+            "engine": images.engine,
             **{name: value for name, value in summary.items() if value is not None},
             "images": dg.MetadataValue.md(markdown_image(picture, "dirty and clean image")),
             "bands": dg.MetadataValue.json(

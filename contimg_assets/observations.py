@@ -48,12 +48,14 @@ def measurement_set(
     Channels ascend over all sub-bands, baselines run from the lower to the higher antenna, uvw are recomputed for
     every integration, and dead antennas, radio interference and non-finite data are flagged before anything is
     written: an unflagged measurement set never exists. Missing sub-bands are flagged channels. Autocorrelations are
-    judged, not kept. Writes a CASA measurement set and ``summary.json`` (fractions flagged by cause, antenna and
-    sub-band). Read by bandpass_table, gain_table and continuum_image. Remade when raw files or flagging change.
+    judged, not kept (``flagging.engine`` hands the search for interference to AOFlagger). Writes a CASA measurement set and
+    ``summary.json`` (fractions flagged by cause, antenna and sub-band). Read by bandpass_table, gain_table and
+    continuum_image. Remade when raw files or flagging change.
     """
     from contimg_assets.science.conversion import to_visibilities
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities
     from contimg_assets.science.raw_observation import RawObservation
+    from contimg_resources.engines import flagging_engine
     from contimg_resources.measurement_sets import write_measurement_set
     from contimg_resources.uvh5 import read_observation
 
@@ -70,13 +72,16 @@ def measurement_set(
         raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands, n_threads=n_threads))
         visibilities = to_visibilities(raw, n_threads=n_threads)
         limits = FlagSettings(
-            **observatory.settings.flagging.model_dump(), n_subbands=telescope.n_subbands, n_threads=n_threads
+            **observatory.settings.flagging.model_dump(exclude={"engine"}),
+            n_subbands=telescope.n_subbands,
+            n_threads=n_threads,
         )
+        engine = flagging_engine(observatory.settings.flagging.engine)
         path = products.measurement_set(partition_key)
         report = write_measurement_set(
             path,
             visibilities.columns(),
-            flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits),
+            flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits, engine),
         )
         summary = checks.summarise(raw, visibilities, report)
         products.write_json(products.document("measurement_set", partition_key, ".json"), summary)

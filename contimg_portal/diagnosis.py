@@ -31,11 +31,13 @@ DISTRIBUTION = "contimg"
 LOW_SPACE_GB = 20.0
 """A full-size observation leaves some 3 GB of products: below this an hour fills the disk."""
 MINIMUM_PYTHON = (3, 11)
-OPTIONAL_PROGRAMS = {
-    "wsclean": "cross-check of images; Debian package wsclean",
-    "aoflagger": "cross-check of flags; Debian package aoflagger",
+OPTIONAL_PROGRAMS = {"wsclean": "for imaging.engine = wsclean: scripts/install_services.sh bench"}
+OPTIONAL_PACKAGES = {
+    **dict.fromkeys(
+        ("casatools", "casatasks", "casadata"), "for the engines casa and tclean: pip install -e '.[casa]'"
+    ),
+    "aoflagger": "for flagging.engine = aoflagger: pip install -c constraints.txt aoflagger",
 }
-CASA_EXTRA = ("casatools", "casatasks", "casadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def _version(distribution: str) -> str | None:
 
 
 def examine_dependencies() -> Iterator[Finding]:
-    """Python, every declared dependency, the CASA extra and optional programs, with versions."""
+    """Python, every declared dependency, optional packages and programs, with versions."""
     version = platform.python_version_tuple()
     is_supported = (int(version[0]), int(version[1])) >= MINIMUM_PYTHON
     remedy = "" if is_supported else "Install Python 3.11 or newer and run `make test` again."
@@ -82,9 +84,9 @@ def examine_dependencies() -> Iterator[Finding]:
             yield Finding(name, "error", "not installed", f"Run `pip install -c constraints.txt {name}`.")
         else:
             yield Finding(name, "ok", found)
-    for name in CASA_EXTRA:
+    for name, purpose in OPTIONAL_PACKAGES.items():
         found = _version(name)
-        yield Finding(name, "ok", found or "not installed (optional)", "" if found else "pip install -e '.[casa]'")
+        yield Finding(name, "ok", found or "not installed (optional)", "" if found else purpose)
     for name, purpose in OPTIONAL_PROGRAMS.items():
         path = shutil.which(name)
         yield Finding(name, "ok", path or "not installed (optional)", "" if path else purpose)

@@ -42,7 +42,7 @@ def is_installed() -> bool:
 
 def demo_uvfits() -> Path:
     """Real VLA visibilities that come with CASA's data: NGC5921 with 3C286 and 1445+099 at 1.413 GHz."""
-    _require_installed()
+    require_installed()
     data_folder = Path(importlib.import_module("casadata").datapath)
     return next(data_folder.rglob("NGC5921.fits"))
 
@@ -73,9 +73,9 @@ def run_task(name: str, **parameters: Any) -> Any:
         result = task(**plain)
     # CASA's tasks raise whatever their C++ and Python layers raise; AssertionError is their parameter check.
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
-        raise _task_failed(name, str(error)) from error
+        raise task_failed(name, str(error)) from error
     if result is False:
-        raise _task_failed(name, "False")
+        raise task_failed(name, "False")
     return result
 
 
@@ -85,13 +85,13 @@ def import_uvfits(uvfits: Path, ms_path: Path) -> None:
         raise ProductMissingError(f"UVFITS file {uvfits} does not exist", remedy="Correct the path.")
     run_task("importuvfits", fitsfile=uvfits, vis=ms_path)
     if not (ms_path / "table.dat").is_file():
-        raise _task_failed("importuvfits", f"no table at {ms_path}")
+        raise task_failed("importuvfits", f"no table at {ms_path}")
 
 
 @cache
 def _tasks() -> ModuleType:
     """Import casatasks once, configured to work offline and to leave no log files about."""
-    _require_installed()
+    require_installed()
     folder = Path(tempfile.mkdtemp(prefix="contimg-casa-"))
     site = folder / "casasite.py"
     site.write_text(f"{_SITE_CONFIGURATION}logfile = {str(folder / 'casa.log')!r}\n", encoding="utf-8")
@@ -106,7 +106,8 @@ def _tasks() -> ModuleType:
         ) from error  # fmt: skip
 
 
-def _require_installed() -> None:
+def require_installed() -> None:
+    """Raise CasaError unless the extra ``casa`` is complete."""
     if not is_installed():
         raise CasaError(
             "CASA is not installed",
@@ -117,8 +118,9 @@ def _require_installed() -> None:
         )
 
 
-def _task_failed(name: str, message: str) -> CasaError:
+def task_failed(name: str, message: str) -> CasaError:
+    """Say that a task failed, with CASA's own message."""
     return CasaError(
         f"CASA's task {name} failed", got=message, expected="success",
-        remedy="Look at the parameters and the table it was given.", reason_code="casa_task_failed",
+        remedy="Look at the parameters and the table it was given.", reason_code="casatask_failed",
     )  # fmt: skip

@@ -9,6 +9,7 @@ Drawn as a tree::
     ├── CatalogueError              a catalogue is missing or lacks columns
     ├── DiskFullError               no space left; free some, then retry
     ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
+    ├── EngineError                 an outside engine (WSClean, AOFlagger) is not installed or failed
     └── StoreError                  the store cannot be read or written
         └── StoreBusyError          another process held the file for too long; transient
 
@@ -73,6 +74,12 @@ class CasaError(ResourceError):
     """Raise when CASA or casacore refuses a table."""
 
     reason_code = "casa_failed"
+
+
+class EngineError(ResourceError):
+    """Raise when a program or package that was chosen as an engine is missing or fails; CASA has its own error."""
+
+    reason_code = "engine_failed"
 
 
 class StoreError(ResourceError):

@@ -214,6 +214,7 @@ def _observation_cards(columns: Mapping[str, Any]) -> dict[str, Any]:
         "DATE-OBS": start.isot,
         "EXPTIME": columns["duration_s"],
         "NCOMP": columns["n_clean_components"],
+        "ENGINE": columns["engine"],
         "ORIGIN": "contimg",
     }
 

@@ -87,6 +87,9 @@ class _Section(BaseModel):
 class FlaggingSettings(_Section):
     """What an operator may change about flagging."""
 
+    engine: Literal["contimg", "aoflagger"] = Field(
+        "contimg", description="what searches for interference; dead receptors are always found by contimg"
+    )
     threshold_scale: float = Field(1.0, gt=0.2, le=10, description="multiplies every threshold; below 1 flags more")
     level_ratio: float = Field(
         2.0, gt=1, le=100, description="a receptor this factor below or above the others is dead or noisy"
@@ -95,6 +98,14 @@ class FlaggingSettings(_Section):
         [], description="frequencies always flagged, MHz: 1370-1385, 1525-1560 (TOML: a list of pairs)"
     )
     edge_channels: int = Field(0, ge=0, le=1024, description="channels flagged at each end of each sub-band")
+
+
+class CalibrationSettings(_Section):
+    """What an operator may change about calibration."""
+
+    engine: Literal["contimg", "casa"] = Field(
+        "contimg", description="what solves for bandpass and gains and applies them"
+    )
 
 
 class ImagingSettings(_Section):
@@ -108,6 +119,9 @@ class ImagingSettings(_Section):
     n_bands: int = Field(4, ge=1, le=16, description="sub-band images beside the full band")
     max_iterations: int = Field(
         60_000, ge=0, le=1_000_000, description="CLEAN components at most; 0 gives dirty images"
+    )
+    engine: Literal["contimg", "wsclean", "tclean"] = Field(
+        "contimg", description="what makes and deconvolves images; noise and primary beam maps are always contimg's"
     )
 
 
@@ -178,6 +192,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
 
     flagging: FlaggingSettings = FlaggingSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
     imaging: ImagingSettings = ImagingSettings()
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()

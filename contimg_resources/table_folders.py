@@ -40,6 +40,21 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for work in progress; it is removed with all it holds, whatever happens."""
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def scratch_beside(target: Path) -> Path:
+    """Path beside a product, on its disk, for work in progress on it."""
+    return target.absolute().with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.work")
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until every file of a folder is on the disk."""
     for path in [*folder.rglob("*"), folder]:

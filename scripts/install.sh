@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install contimg into .venv with the tested versions: scripts/install.sh [EXTRAS], e.g. scripts/install.sh test,casa
+# Install contimg into .venv with the tested versions: scripts/install.sh [EXTRAS], e.g. scripts/install.sh test,casa,flag,flag
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench]
 #
-# For tests Chromium and a font for it; with the argument `bench` the peer of the imaging benchmark, WSClean, instead.
+# For tests Chromium, a font for it and WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
 
 missing=()
-if [[ "${1:-}" == bench ]]; then
-    command -v wsclean >/dev/null || missing+=(wsclean)
-else
+command -v wsclean >/dev/null || missing+=(wsclean)
+if [[ "${1:-}" != bench ]]; then
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
         || missing+=(chromium fonts-dejavu-core)
 fi

@@ -15,9 +15,10 @@ block medians do for bands of 188 MHz); flagging by cross-hand power, which the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,11 +125,23 @@ class FlagReport:
         return {**asdict(self), "dead_antennas": self.dead_antennas}
 
 
+class InterferenceSearch(Protocol):
+    """A program outside that searches visibilities for interference, in place of steps 4 to 6."""
+
+    @property
+    def name(self) -> str:
+        """What the account of flags calls it."""
+
+    def search(self, columns: Mapping[str, Any]) -> NDArray[np.bool_]:
+        """Flags to add to those of ``columns`` (``Visibilities.columns()``), same shape."""
+
+
 def flag_visibilities(
     vis: Visibilities,
     autos: NDArray[np.float32] | None = None,
     active_antennas: NDArray[np.int32] | None = None,
     settings: FlagSettings | None = None,
+    engine: InterferenceSearch | None = None,
 ) -> FlagReport:
     """Flag uncalibrated visibilities in place.
 
@@ -141,6 +154,8 @@ def flag_visibilities(
     active_antennas : array of int, shape (n_active,), optional
         Antenna index of each row of ``autos``; required with them.
     settings : FlagSettings, optional
+    engine : InterferenceSearch, optional
+        Searches for interference in place of our own; receptors are judged by us all the same, and it can only add flags.
 
     Returns
     -------
@@ -172,9 +187,28 @@ def flag_visibilities(
     _flag_receptors(vis, antennas, noisy)
     account.book("noisy_receptor")
 
+    if engine is None:
+        heard = None if autos is None or active_antennas is None else (autos, active_antennas)
+        _search_interference(vis, heard, blocks, statistics, antennas, settings, account)
+    else:
+        vis.flags[...] |= engine.search(vis.columns())
+        account.book(f"interference_{engine.name}")
+    return _report(vis, account, antennas, dead, noisy, settings)
+
+
+def _search_interference(
+    vis: Visibilities,
+    autos: tuple[NDArray[np.float32], NDArray[np.int32]] | None,
+    blocks: list[TimeBlock],
+    statistics: list[BaselineStatistics],
+    antennas: NDArray[np.int32],
+    settings: FlagSettings,
+    account: _Account,
+) -> None:
+    """Steps 4 to 6; ``autos`` are the autocorrelations and the antenna of each of their rows."""
     sigma = WINDOW_SIGMA * settings.threshold_scale
-    if autos is not None and active_antennas is not None:
-        flag_from_autos(vis, blocks, autos, active_antennas, sigma, settings.auto_min_scatter, settings.n_threads)
+    if autos is not None:
+        flag_from_autos(vis, blocks, *autos, sigma, settings.auto_min_scatter, settings.n_threads)
         account.book("autocorrelation")
     bursts = (settings.burst_sigma, settings.common_burst_excess)
     for block, found in zip(blocks, statistics, strict=True):
@@ -191,7 +225,6 @@ def flag_visibilities(
 
         in_threads(search, slices(block.rows.shape[0], settings.n_threads), settings.n_threads)
     account.book("interference_baseline")
-    return _report(vis, account, antennas, dead, noisy, settings)
 
 
 class _Account:

@@ -7,7 +7,7 @@ the format of tables (``contimg_resources.calibration_tables``).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from contimg_assets.science.calibration.engine_solutions import CalibrationEngine
     from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
     from contimg_assets.science.sky_model import SkyModel
     from contimg_assets.science.visibilities import Visibilities
@@ -69,6 +70,10 @@ def calibrate(
         bool,
         typer.Option("--apply", help="Write CORRECTED_DATA of every field, and flag what could not be calibrated."),
     ] = False,
+    engine: Annotated[
+        Literal["contimg", "casa"] | None,
+        typer.Option(help="What solves and applies.", show_default="setting calibration.engine"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Solve for bandpass and gains of X.ms against a model; write tables that CASA's applycal accepts.
@@ -78,18 +83,22 @@ def calibrate(
     """
     with one_screen_errors():
         from contimg_assets.science.calibration.solutions import SolveSettings
+        from contimg_resources.engines import calibration_engine
+        from contimg_resources.settings import load_settings
+        from contimg_resources.table_folders import scratch_beside
 
+        solver = calibration_engine(engine or load_settings().calibration.engine, scratch_beside(gain))
         settings = SolveSettings(
             interval_s=interval_s, min_snr=min_snr, refants=tuple(refant or ()), flux_fraction=flux_fraction
         )
         sky = _sky_model(model if model is not None else field)
         solved_bandpass, gains, fluxes = _solve(
-            ms_path, (field, sky), transfer_to or [], settings, bandpass if reuse_bandpass else None
+            ms_path, (field, sky), transfer_to or [], settings, bandpass if reuse_bandpass else None, solver
         )
         report = _write(ms_path, solved_bandpass, gains, None if reuse_bandpass else bandpass, gain)
         report["fields"] = fluxes
         if apply:
-            _apply(ms_path, solved_bandpass, gains)
+            _apply(ms_path, solved_bandpass, gains, solver)
             report["corrected_data"] = str(ms_path)
     emit(report, as_json=as_json, rows="fields")
 
@@ -134,12 +143,13 @@ def _solve(
     transfer_to: Sequence[str],
     settings: SolveSettings,
     reused: Path | None,
+    engine: CalibrationEngine | None,
 ) -> tuple[Solutions, list[Solutions], list[dict[str, Any]]]:
     """Bandpass, gains of each calibrator on one flux scale, and one report row per calibrator."""
     from dataclasses import replace
 
-    from contimg_assets.science.calibration.bandpass import solve_bandpass
-    from contimg_assets.science.calibration.gain import solve_gains, transfer_flux_scale
+    from contimg_assets.science.calibration.engine_solutions import solve_bandpass_with, solve_gains_with
+    from contimg_assets.science.calibration.gain import transfer_flux_scale
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_assets.science.sky_model import apparent_flux, point_source
     from contimg_resources.calibration_tables import read_calibration_table
@@ -150,16 +160,17 @@ def _solve(
         bandpass = Solutions(**read_calibration_table(reused, ms_path))
     else:
         stderr.print("solving for the bandpass")
-        bandpass = solve_bandpass(vis, model, settings)
+        bandpass = solve_bandpass_with(engine, vis, model, settings)
     stderr.print("solving for gains")
-    gains = [solve_gains(vis, model, settings, bandpass)]
+    gains = [solve_gains_with(engine, vis, model, settings, bandpass)]
     rows = [_row(gains[0], vis, float(apparent_flux(model, vis).sum()), 0.0, "model")]
     # One reference antenna for all fields, or their gains could not be interpolated between.
     settings = replace(settings, refants=(vis.antenna_names[gains[0].refant],))
     for name in transfer_to:
         other = _read(ms_path, _field(name))
         unit = point_source(other.phase_centre_ra_deg, other.phase_centre_dec_deg, 1.0)
-        scaled, flux_jy, error_jy = transfer_flux_scale(solve_gains(other, unit, settings, bandpass), gains[0])
+        solved = solve_gains_with(engine, other, unit, settings, bandpass)
+        scaled, flux_jy, error_jy = transfer_flux_scale(solved, gains[0])
         gains.append(scaled)
         rows.append(_row(scaled, other, flux_jy, error_jy, "transferred"))
     return bandpass, gains, rows
@@ -206,9 +217,9 @@ def _write(
     }
 
 
-def _apply(ms_path: Path, bandpass: Solutions, gains: Sequence[Solutions]) -> None:
+def _apply(ms_path: Path, bandpass: Solutions, gains: Sequence[Solutions], engine: CalibrationEngine | None) -> None:
     """Calibrate every field: calibrators with their own gains, the rest with those nearest in role."""
-    from contimg_assets.science.calibration.apply import apply_solutions
+    from contimg_assets.science.calibration.engine_solutions import apply_solutions_with
     from contimg_assets.science.calibration.solutions import join_in_time
     from contimg_resources.measurement_sets import list_fields, write_column, write_flags
 
@@ -219,6 +230,6 @@ def _apply(ms_path: Path, bandpass: Solutions, gains: Sequence[Solutions]) -> No
         if entry["n_rows"] == 0:
             continue
         vis = _read(ms_path, entry["field_id"])
-        apply_solutions(vis, [bandpass, own.get(vis.field_name, others)])
+        apply_solutions_with(engine, vis, [bandpass, own.get(vis.field_name, others)])
         write_column(ms_path, "CORRECTED_DATA", vis.vis, field=entry["field_id"])
         write_flags(ms_path, vis.flags, field=entry["field_id"])

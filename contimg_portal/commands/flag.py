@@ -6,7 +6,7 @@ What belongs here: arguments and output. The tests and their thresholds are ``sc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,13 @@ def flag(
             help="Below 1 flags more interference, above 1 less.", show_default="CONTIMG_FLAGGING__THRESHOLD_SCALE"
         ),
     ] = None,
+    engine: Annotated[
+        Literal["contimg", "aoflagger"] | None,
+        typer.Option(
+            help="What searches for interference; AOFlagger takes its generic strategy, not --threshold-scale.",
+            show_default="setting flagging.engine",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Flag dead receptors, outliers and interference; print fractions per cause, antenna and sub-band.
@@ -34,13 +41,15 @@ def flag(
     with one_screen_errors():
         from contimg_assets.science.flagging import FlagSettings, flag_visibilities
         from contimg_assets.science.visibilities import Visibilities
+        from contimg_resources.engines import flagging_engine
         from contimg_resources.measurement_sets import list_fields, read_measurement_set, write_flags
         from contimg_resources.settings import load_settings
 
-        chosen_limits = load_settings().flagging.model_dump()
+        chosen_limits = load_settings().flagging.model_dump(exclude={"engine"})
         if threshold_scale is not None:
             chosen_limits["threshold_scale"] = threshold_scale
         settings = FlagSettings(**chosen_limits)
+        search = flagging_engine(engine or load_settings().flagging.engine)
         fields: list[str | None] = [field]
         if field is None:
             fields = [str(found["field_id"]) for found in list_fields(measurement_set) if found["n_rows"]] or [None]
@@ -48,7 +57,7 @@ def flag(
         for chosen in fields:
             vis = Visibilities(**read_measurement_set(measurement_set, field=chosen, spectral_window=spectral_window))
             stderr.print(f"flagging field {vis.field_name}", highlight=False)
-            report = flag_visibilities(vis, settings=settings)
+            report = flag_visibilities(vis, settings=settings, engine=search)
             write_flags(measurement_set, vis.flags, field=chosen, spectral_window=spectral_window)
             reports.append({"field": vis.field_name, **report.columns()})
         whole = sum(r["n_visibilities"] for r in reports)

@@ -52,6 +52,10 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     ] = None,
     robust: Annotated[float, typer.Option(min=-2, max=2, help="Briggs weighting, -2 uniform to 2 natural.")] = 0.5,
     iterations: Annotated[int, typer.Option(min=0, help="Limit of CLEAN components; 0 = dirty image.")] = 60_000,
+    engine: Annotated[
+        Literal["contimg", "wsclean", "tclean"] | None,
+        typer.Option(help="What makes and deconvolves the images.", show_default="setting imaging.engine"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Image a measurement set: deconvolved image, residual, PSF, noise, background and primary beam, as FITS.
@@ -59,15 +63,24 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     The images are not corrected for the primary beam; each has its primary beam in a file beside it.
     """
     with one_screen_errors():
-        from contimg_assets.science.imaging.imager import make_images
+        from contimg_assets.science.imaging.engine_images import make_images_with
         from contimg_assets.science.imaging.settings import ImageSettings
         from contimg_assets.science.visibilities import Visibilities
+        from contimg_resources.engines import imaging_engine
         from contimg_resources.fits_images import write_image_set
         from contimg_resources.measurement_sets import read_measurement_set
         from contimg_resources.reference_catalogues import read_catalogue
+        from contimg_resources.settings import load_settings
+        from contimg_resources.table_folders import scratch_beside
 
+        chosen = load_settings()
         settings = ImageSettings(
-            n_bands=bands, cell_arcsec=cell, n_pixels=pixels, robust=robust, max_iterations=iterations
+            n_bands=bands,
+            cell_arcsec=cell,
+            n_pixels=pixels,
+            robust=robust,
+            max_iterations=iterations,
+            n_threads=chosen.threads,
         )
         sources = None if catalogue is None else read_catalogue(catalogue)
         stderr.print(f"reading {measurement_set}", highlight=False)
@@ -77,7 +90,12 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         if channels is not None:
             vis = _with_channels(vis, channels)
         stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
-        images = make_images(vis, settings, None if sources is None else _sky(vis, sources))
+        images = make_images_with(
+            imaging_engine(engine or chosen.imaging.engine, scratch_beside(out)),
+            vis,
+            settings,
+            None if sources is None else _sky(vis, sources),
+        )
         files = write_image_set(out, images.columns())
     emit(_summary(images, out, files), as_json=as_json, rows="planes")
 
@@ -129,6 +147,7 @@ def _summary(images: ImageSet, out: Path, files: list[Path]) -> dict[str, Any]:
 
     return {
         "out": out,
+        "engine": images.engine,
         "n_files": len(files),
         "n_pixels": list(images.full.restored.shape[::-1]),
         "cell_arcsec": float(np.abs(images.wcs.wcs.cdelt[1]) * 3600.0),

@@ -46,11 +46,13 @@ def mean_visibility_jy(path, field):
 
 
 @pytest.mark.casa
-def test_real_data_come_out_on_the_flux_scale(casa, ngc5921, tmp_path):
+@pytest.mark.parametrize("engine", ["contimg", "casa"])
+def test_real_data_come_out_on_the_flux_scale(casa, ngc5921, tmp_path, engine):
     """3C286 within 1 per cent of 15.016 Jy, 1445+099 within 2 per cent of 2.526 Jy, phases gone."""
     path = shutil.copytree(ngc5921, tmp_path / "n.ms")
     tables = ["--bandpass", tmp_path / "b.cal", "--gain", tmp_path / "g.cal"]
-    result = run(path, "--field", PRIMARY, "--transfer-to", SECONDARY, *tables, "--apply", "--json")
+    options = ["--transfer-to", SECONDARY, *tables, "--engine", engine]
+    result = run(path, "--field", PRIMARY, *options, "--apply", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     fluxes = {row["field"]: row["flux_jy"] for row in report["fields"]}

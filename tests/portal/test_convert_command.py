@@ -72,6 +72,18 @@ def test_missing_subband_is_flagged(subband_files, tmp_path):
     assert np.flatnonzero(flags.all(axis=(0, 2))).tolist() == [16, 17]
 
 
+def test_flagging_engine_that_is_missing_leaves_the_flags(subband_files, tmp_path, monkeypatch):
+    """Without the package the command ends with its install command, and FLAG is as it was."""
+    monkeypatch.setattr("contimg_resources.aoflagger.importlib.util.find_spec", lambda name: None)
+    path = tmp_path / "x.ms"
+    succeed(convert_app, *subband_files, "--out", path)
+    before = read_measurement_set(path)["flags"]
+    result = run(flag_app, path, "--engine", "aoflagger")
+    assert result.exit_code == 1
+    assert "pip install" in result.output
+    np.testing.assert_array_equal(read_measurement_set(path)["flags"], before)
+
+
 def test_flag_prints_a_table_for_people(subband_files, tmp_path):
     """Without --json, causes, antennas and sub-bands are lines of a table."""
     path = tmp_path / "x.ms"

@@ -1,6 +1,7 @@
 """``contimg image`` on measurement sets of a small array, and what it says when an option is wrong."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from contimg_portal.commands.image import image
 from contimg_resources.calibration_tables import write_calibration_table
 from contimg_resources.fits_images import list_bands, read_image, read_plane
 from contimg_resources.measurement_sets import write_measurement_set
+from contimg_resources.wsclean import INSTALL_COMMAND
 from tests.science.interferometer import observe
 
 app = typer.Typer()
@@ -122,6 +124,33 @@ def test_table_is_printed_for_people(measurement_set, tmp_path):
         assert word in result.stdout
 
 
+def test_another_engine_writes_the_same_files(observation, measurement_set, tmp_path, monkeypatch):
+    """With --engine wsclean, or the setting, the folder holds what ours holds, with the source at its place and flux."""
+    if shutil.which("wsclean") is None:
+        pytest.skip(f"WSClean is not installed; run {INSTALL_COMMAND}")
+    options = ("--bands", 2, "--cell", 20, "--pixels", 300)
+    ours = succeed(measurement_set, "--out", tmp_path / "ours", *options)
+    theirs = succeed(measurement_set, "--out", tmp_path / "theirs", *options, "--engine", "wsclean")
+    monkeypatch.setenv("CONTIMG_IMAGING__ENGINE", "wsclean")
+    chosen = succeed(measurement_set, "--out", tmp_path / "chosen", *options)
+    assert [summary["engine"] for summary in (ours, theirs, chosen)] == ["contimg", "wsclean", "wsclean"]
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("ours", "theirs")]
+    assert names[0] == names[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chosen", "ours", "theirs"]
+    peaks = [summary["planes"][0]["peak_jy_beam"] for summary in (ours, theirs, chosen)]
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.03)
+    assert peaks[2] == pytest.approx(peaks[1], rel=1e-4)  # its threads add in any order
+
+
+def test_missing_engine_is_one_clear_error(measurement_set, tmp_path, monkeypatch):
+    """An engine that is not installed ends with its install command, and nothing is written."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run(measurement_set, "--out", tmp_path / "images", "--engine", "wsclean")
+    assert result.exit_code == 1
+    assert "apt-get install wsclean" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "exit_code", "message"),
     [
@@ -129,9 +158,10 @@ def test_table_is_printed_for_people(measurement_set, tmp_path):
         (["--channels", "6~9"], 1, "0~7"),
         (["--pixels", "33"], 1, "n_pixels"),
         (["--robust", "5"], 2, "robust"),
+        (["--engine", "aips"], 2, "wsclean"),
         (["--field", "elsewhere"], 1, "elsewhere"),
     ],
-    ids=["not ranges", "beyond the band", "odd size", "robust", "field"],
+    ids=["not ranges", "beyond the band", "odd size", "robust", "engine", "field"],
 )
 def test_wrong_option_is_one_clear_error(measurement_set, tmp_path, options, exit_code, message):
     """A wrong option ends with the exit code of its kind and a message that names it; nothing is written."""

@@ -47,6 +47,7 @@ def image_set_columns(rng):
         "planes": [plane_columns("full", rng), plane_columns("band0", rng, 1.33e9), plane_columns("band3", rng)],
         "wcs": slanted_wcs(),
         "n_clean_components": 17,
+        "engine": "contimg",
         "n_major_cycles": 2,
         "mid_time_mjd": 61_041.5,
         "duration_s": 309.2,

@@ -39,6 +39,20 @@ def choose_refant(
     averages = np.zeros(vis.n_antennas)
     np.add.at(averages, statistics.antenna1, counts)
     np.add.at(averages, statistics.antenna2, counts)
+    return _refant_of(vis, averages, refants, required=required)
+
+
+def fullest_refant(vis: Visibilities, refants: Sequence[str], *, required: bool = True) -> int:
+    """Index of the reference antenna, as ``choose_refant`` does it, from the flags of the data alone."""
+    counts = np.count_nonzero(~vis.flags, axis=(1, 2))
+    averages = np.zeros(vis.n_antennas)
+    for ends in (vis.antenna1, vis.antenna2):
+        averages += np.bincount(ends, weights=counts, minlength=vis.n_antennas)
+    return _refant_of(vis, averages, refants, required=required)
+
+
+def _refant_of(vis: Visibilities, averages: NDArray[np.float64], refants: Sequence[str], *, required: bool) -> int:
+    """Choose by the number of data (or averages of data) of each antenna."""
     unknown = [name for name in refants if name not in vis.antenna_names]
     if unknown:
         raise DataError(

@@ -100,7 +100,7 @@ def solve_gains_on(
         )
     exposure_s = vis.exposure_s[first_rows]
     interval = interval_of_time(times, float(np.median(exposure_s)), settings)
-    cells = _cell_of_time(interval)
+    cells = cells_of_intervals(interval)
     blocks = np.arange(0, len(vis.frequency_hz), channel_step) // max(1, settings.channels_per_block)
     statistics = accumulate_statistics(
         vis, model, settings, cell_of_time=cells, channel_step=channel_step, block_of_channel=blocks, prior=prior
@@ -119,7 +119,7 @@ def solve_gains_on(
     if settings.interval_snr is not None and settings.interval_s is None:
         # Drift within an interval counts as noise: once it is followed, the ratio may allow a finer cut.
         for _ in range(_MAX_CUTS):
-            finer = _finer_intervals(interval, cells, solved.snr, settings.interval_snr)
+            finer = finer_intervals(interval, cells, solved.snr, settings.interval_snr)
             if finer.max() == interval.max():
                 break
             interval = finer
@@ -191,7 +191,7 @@ def _mean_amplitude(solutions: Solutions) -> NDArray[np.float64]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _finer_intervals(
+def finer_intervals(
     interval: NDArray[np.int64], cells: NDArray[np.int64], snr: NDArray[np.float64], wanted_snr: float
 ) -> NDArray[np.int64]:
     """Intervals cut at cell edges into parts in which the median solution keeps the wanted signal-to-noise ratio.
@@ -211,7 +211,7 @@ def _finer_intervals(
     return finer
 
 
-def _cell_of_time(interval: NDArray[np.int64]) -> NDArray[np.int64]:
+def cells_of_intervals(interval: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cells of a few integrations such that no interval has more than ``_MAX_CELLS``."""
     cells = np.zeros(len(interval), dtype=np.int64)
     next_cell = 0

@@ -116,6 +116,31 @@ def solve_problems(
     return solved
 
 
+def median_residual(
+    statistics: BaselineStatistics,
+    problems: Sequence[tuple[int, int, int, int, int]],
+    gains: NDArray[np.complex128],
+    usable: NDArray[np.bool_],
+) -> float:
+    """Residual of gains found elsewhere: median over problems of what ``SolvedGains.residual`` says of ours, NaN without data.
+
+    ``problems`` are those of ``solve_problems``, ``gains`` and ``usable`` of shape (n_problem, n_ant).
+    """
+    found = []
+    for (t0, t1, k0, k1, p), gain, is_usable in zip(problems, gains, usable, strict=True):
+        data, norm = (
+            np.ascontiguousarray(cube[t0:t1, :, k0:k1, p].swapaxes(1, 2)).reshape(-1, len(statistics.antenna1))
+            for cube in (statistics.cross, statistics.power)
+        )
+        whole, deviation = np.ones(norm.shape, dtype=np.float32), np.zeros(norm.shape, dtype=np.float32)
+        squares, fitted = _residuals(
+            data, norm, whole, statistics.antenna1, statistics.antenna2, is_usable, gain, deviation
+        )
+        if fitted > 0.0:
+            found.append(np.sqrt(squares / fitted))
+    return float(np.median(found)) if found else float("nan")
+
+
 def _solve_one(
     sums: Sequence[NDArray[Any]],
     antennas: tuple[NDArray[np.int32], NDArray[np.int32]],

@@ -186,6 +186,37 @@ def make_images(
     )
 
 
+def describe_bands(
+    vis: Visibilities,
+    bands: Sequence[averaging.BandVisibilities],
+    weights: Sequence[NDArray[np.float32]],
+    grid: geometry.ImageGeometry,
+    noise_scale: NDArray[np.float64],
+) -> tuple[list[float], NDArray[np.float32], NDArray[np.float64]]:
+    """What imaging weights make of each band: mean frequency (Hz), primary beam (n_band, n_y, n_x), thermal rms (Jy/beam).
+
+    ``weights`` are the imaging weights and ``noise_scale`` the noise variance of each band's visibilities in units of
+    1 / weight (``thermal.noise_scale``).
+    """
+    frequency_hz = [
+        float(np.sum(w.sum(axis=0, dtype=np.float64) * band.frequency_hz) / w.sum(dtype=np.float64))
+        for band, w in zip(bands, weights, strict=True)
+    ]
+    beams = np.stack(
+        [
+            drift_beam.drift_beam(grid, drift_beam.find_pointings(vis, w.sum(axis=1, dtype=np.float64)), frequency)
+            for frequency, w in zip(frequency_hz, weights, strict=True)
+        ]
+    )
+    thermal_jy = np.array(
+        [
+            thermal.propagated_rms_jy(w, band.weights, scale)
+            for w, band, scale in zip(weights, bands, noise_scale, strict=True)
+        ]
+    )
+    return frequency_hz, beams, thermal_jy
+
+
 def _finish(
     vis: Visibilities,
     bands: Sequence[averaging.BandVisibilities],
@@ -197,22 +228,7 @@ def _finish(
     settings: ImageSettings,
 ) -> tuple[ImagePlane, ...]:
     """Restore the bands and their weighted mean; add noise maps, primary beams and expected noise."""
-    frequency_hz = [
-        float(np.sum(w.sum(axis=0, dtype=np.float64) * band.frequency_hz) / w.sum(dtype=np.float64))
-        for band, w in zip(bands, weights, strict=True)
-    ]
-    beams = np.stack(
-        [
-            drift_beam.drift_beam(plan.grid, drift_beam.find_pointings(vis, w.sum(axis=1, dtype=np.float64)), frequency)
-            for frequency, w in zip(frequency_hz, weights, strict=True)
-        ]
-    )
-    thermal_jy = np.array(
-        [
-            thermal.propagated_rms_jy(w, band.weights, scale)
-            for w, band, scale in zip(weights, bands, state.noise_scale, strict=True)
-        ]
-    )
+    frequency_hz, beams, thermal_jy = describe_bands(vis, bands, weights, plan.grid, state.noise_scale)
     share = state.band_weights
     noise_factor = 1.0 if known is None else known.noise_factor(state.psf)
 
@@ -272,19 +288,31 @@ def _plane(
     thermal_rms_jy_beam: float,
 ) -> ImagePlane:
     beam = restore.fit_restoring_beam(parts.psf, cell_arcsec)
-    box_pixels = settings.noise_box_beams * beam.mean_arcsec / cell_arcsec
-    noise = estimate_noise(parts.residual, box_pixels=box_pixels, n_threads=settings.n_threads)
-    rms = noise.rms * np.float32(sources.noise_factor)
-    in_field = parts.primary_beam >= settings.field_level
+    rms, background, rms_jy_beam = measure_noise(parts.residual, parts.primary_beam, beam, cell_arcsec, settings)
+    noise_factor = np.float32(sources.noise_factor)
     return ImagePlane(
         name=name,
         frequency_hz=frequency_hz,
         bandwidth_hz=bandwidth_hz,
         beam=beam,
         restored=restore.restore(parts.model, parts.residual, beam, cell_arcsec, sources),
-        rms=rms,
-        background=noise.background,
-        rms_jy_beam=float(np.median(rms[in_field] if in_field.any() else rms)),
+        rms=rms * noise_factor,
+        background=background,
+        rms_jy_beam=float(rms_jy_beam * noise_factor),
         thermal_rms_jy_beam=thermal_rms_jy_beam,
         **parts._replace(model=sources.on_pixels(parts.model))._asdict(),
     )
+
+
+def measure_noise(
+    residual: NDArray[np.float32],
+    primary_beam: NDArray[np.float32],
+    beam: restore.RestoringBeam,
+    cell_arcsec: float,
+    settings: ImageSettings,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    """Maps of local rms and background of a residual image, and the median rms inside the field of view, all Jy/beam."""
+    box_pixels = settings.noise_box_beams * beam.mean_arcsec / cell_arcsec
+    noise = estimate_noise(residual, box_pixels=box_pixels, n_threads=settings.n_threads)
+    in_field = primary_beam >= settings.field_level
+    return noise.rms, noise.background, float(np.median(noise.rms[in_field] if in_field.any() else noise.rms))

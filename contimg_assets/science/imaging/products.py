@@ -79,6 +79,8 @@ class ImageSet:
     telescope_name: str
     field_name: str
     source_name: str
+    engine: str = "contimg"
+    """What made the images: "contimg", "wsclean" or "tclean"."""
 
     @property
     def full(self) -> ImagePlane:
