@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Increase when a table changes; a store of another version is rebuilt from the products."""
 
 
@@ -113,6 +113,31 @@ _TABLES = (
         beam_minor_arcsec DOUBLE, beam_pa_deg DOUBLE, rms_jy_beam DOUBLE""",
     ),
     _table(
+        "blind_detection",
+        "detection_id",
+        f"""detection_id VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz DOUBLE, ra_deg! DOUBLE, dec_deg! DOUBLE,
+        ra_err_arcsec! DOUBLE, dec_err_arcsec! DOUBLE, peak_flux_jy_beam! DOUBLE, peak_flux_err_jy_beam! DOUBLE, snr! DOUBLE,
+        local_rms_jy_beam DOUBLE, chi2_reduced DOUBLE, n_pixels INTEGER, beam_major_arcsec! DOUBLE, flags! INTEGER,
+        kind! VARCHAR, catalogue_source_id VARCHAR, separation_arcsec DOUBLE""",
+    ),
+    _table("blind_association", "detection_id", f"detection_id VARCHAR, {PROVENANCE}, source_id! VARCHAR"),
+    _table(
+        "blind_source",
+        "source_id as_of_mjd",
+        f"""source_id VARCHAR, as_of_mjd DOUBLE, {PROVENANCE}, ra_deg! DOUBLE, dec_deg! DOUBLE, ra_err_arcsec DOUBLE,
+        dec_err_arcsec DOUBLE, kind! VARCHAR, n_detections! INTEGER, max_snr DOUBLE, first_mjd! DOUBLE, last_mjd! DOUBLE,
+        n_epochs INTEGER, weighted_mean_flux_jy DOUBLE, weighted_mean_flux_err_jy DOUBLE, eta DOUBLE,
+        chi2_p_value DOUBLE""",
+    ),
+    _table(
+        "blind_photometry",
+        "observation_id source_id band",
+        f"""observation_id VARCHAR, source_id VARCHAR, band VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz DOUBLE,
+        peak_flux_jy_beam DOUBLE, peak_flux_err_jy_beam DOUBLE, local_rms_jy_beam DOUBLE, background_jy_beam DOUBLE,
+        primary_beam DOUBLE, separation_from_centre_deg DOUBLE, chi2_reduced DOUBLE, blend_id INTEGER,
+        flags! INTEGER, flux_scale_factor DOUBLE, flux_jy DOUBLE, flux_err_jy DOUBLE""",
+    ),
+    _table(
         "source",
         "source_id",
         """source_id VARCHAR, ra_deg! DOUBLE, dec_deg! DOUBLE, catalogue_flux_jy DOUBLE, spectral_index DOUBLE,
@@ -172,6 +197,13 @@ _TABLES = (
         "as_of depth_bin duration_bin",
         f"""as_of VARCHAR, depth_bin VARCHAR, duration_bin VARCHAR, {PROVENANCE}, n_injected! INTEGER,
         n_recovered! INTEGER, completeness DOUBLE, false_alarms_per_1000_sources DOUBLE""",
+    ),
+    _table(
+        "image_injection",
+        "as_of snr_bin",
+        f"""as_of VARCHAR, snr_bin VARCHAR, {PROVENANCE}, n_images! INTEGER, n_injected! INTEGER, n_detected! INTEGER,
+        completeness DOUBLE, forced_flux_ratio DOUBLE, forced_flux_ratio_err DOUBLE, forced_pull_scatter DOUBLE,
+        blind_flux_ratio DOUBLE""",
     ),
     _table(
         "check_result",
