@@ -156,3 +156,21 @@ def test_sources_put_into_the_days_images_are_recovered(observatory):
     assert brightest["completeness"] >= 0.95
     assert abs(brightest["forced_flux_ratio"] - 1.0) < 4.0 * brightest["forced_flux_ratio_err"]
     assert table.equals(recover_from_images(observatory, DAYS[0]))
+
+
+def test_a_new_mosaic_is_searched_and_its_day_follows():
+    """One mosaic made: its hour is requested and no other; detections made: their day."""
+    from contimg_assets.definitions import defs
+
+    chosen = dg.AssetSelection.assets("blind_detections", "blind_sources")
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = dg.evaluate_automation_conditions(defs, instance, asset_selection=chosen)
+        assert told.total_requested == 0
+        for made, requested, partition in (
+            ("mosaic", "blind_detections", "2026-01-25-22:00"),
+            ("blind_detections", "blind_sources", "2026-01-25"),
+        ):
+            instance.report_runless_asset_event(dg.AssetMaterialization(made, partition="2026-01-25-22:00"))
+            told = dg.evaluate_automation_conditions(defs, instance, asset_selection=chosen, cursor=told.cursor)
+            assert told.total_requested == 1
+            assert told.get_requested_partitions(dg.AssetKey(requested)) == {partition}
