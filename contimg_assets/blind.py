@@ -178,12 +178,13 @@ def blind_sources(context: dg.AssetExecutionContext, observatory: Observatory) -
         identified = identify(store.query("SELECT * FROM blind_detection WHERE mjd < ?", [end]))
         fluxes = follow(observatory, identified, day)
         rows = source_rows(store, identified, fluxes, day)
-        own = identified.filter(pl.col("mjd") >= start, pl.col("source_id").is_not_null())
+        own = identified.filter(pl.col("mjd") >= start, pl.col("source_id").is_not_null()).select(
+            "detection_id", "source_id"
+        )
+        products.write_parquet("blind_association", day, own)
         products.write_parquet("blind_photometry", day, fluxes)
         path = products.write_parquet("blind_sources", day, rows)
-        store.replace(
-            "blind_association", with_provenance(own.select("detection_id", "source_id"), context), partition_key=day
-        )
+        store.replace("blind_association", with_provenance(own, context), partition_key=day)
         store.replace("blind_photometry", with_provenance(fluxes, context), partition_key=day)
         store.replace("blind_source", with_provenance(rows, context), partition_key=day)
         results = checks.judge_sources(
