@@ -6,7 +6,7 @@ import polars as pl
 from contimg_assets.conventions import ASTRONOMERS
 from contimg_assets.failures import PASSING_TROUBLE, dagster_failures
 from contimg_resources.configurable import Observatory
-from contimg_resources.errors import SettingsError
+from contimg_resources.errors import CatalogueError, SettingsError
 
 FIELD_RADIUS_DEG = 3.0
 """Catalogue sources this near to the middle of a drift enter its sky model: to the first null of the primary beam."""
@@ -39,7 +39,15 @@ def reference_catalogue(context: dg.AssetExecutionContext, observatory: Observat
                 expected="a reference catalogue covering the declination of the observations",
                 remedy="Set it to a CSV, Parquet, FITS or VOTable file with source_id, ra_deg, dec_deg, flux_jy.",
             )
-        catalogue = select_references(read_catalogue(path))
+        sources = read_catalogue(path)
+        if sources.is_empty():
+            raise CatalogueError(
+                f"Catalogue {path} holds no source",
+                got="a table without rows",
+                expected="sources covering the declination of the observations",
+                remedy="Set CONTIMG_CATALOGUE to a catalogue with sources.",
+            )
+        catalogue = select_references(sources)
         written = products.write_parquet("reference_catalogue", None, catalogue)
         store.upsert(
             "source",
@@ -59,6 +67,7 @@ def reference_catalogue(context: dg.AssetExecutionContext, observatory: Observat
             "path": dg.MetadataValue.path(str(written)),
             "n_sources": catalogue.height,
             "n_references": int(catalogue["is_reference"].sum()),
+            "n_without_flux": catalogue["flux_jy"].null_count(),
             "brightest": dg.MetadataValue.json(
                 catalogue.top_k(10, by=pl.col("flux_jy")).select("source_id", "flux_jy").to_dicts()
             ),

@@ -35,6 +35,12 @@ FOLLOWS_THE_HOUR = (_new_data & _is_settled).with_label("new image of the hour, 
 """Request an hour once one of its images changed and none is being made: the mosaic grows with its hour."""
 
 
+def follows_settled(*keys: str) -> "dg.AutomationCondition[dg.AssetKey]":
+    """Request a day once some of its dependencies changed, but not while any other is being made."""
+    followed = _new_data.allow(dg.AssetSelection.assets(*keys)) & _is_settled
+    return followed.with_label(f"new {', '.join(keys)}, nothing under way")
+
+
 def follows_only(*keys: str) -> "dg.AutomationCondition[dg.AssetKey]":
     """``FOLLOWS_THE_DAY`` looking at some of the dependencies only: a new catalogue does not remake every day."""
     return FOLLOWS_THE_DAY.allow(dg.AssetSelection.assets(*keys))

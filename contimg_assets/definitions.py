@@ -5,9 +5,9 @@ import dagster as dg
 from contimg_assets.calibration import bandpass_table
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks.observations import raw_visibilities_checks
-from contimg_assets.imaging import mosaic
 from contimg_assets.jobs import (
     DAY_ASSETS,
+    HOUR_ASSETS,
     OBSERVATION_ASSETS,
     bandpass_job,
     catalogue_job,
@@ -22,7 +22,7 @@ from contimg_sensors.automation import day_automation, hour_automation
 from contimg_sensors.schedules import daily_science
 
 defs = dg.Definitions(
-    assets=[raw_visibilities, reference_catalogue, bandpass_table, mosaic, *OBSERVATION_ASSETS, *DAY_ASSETS],
+    assets=[raw_visibilities, reference_catalogue, bandpass_table, *OBSERVATION_ASSETS, *HOUR_ASSETS, *DAY_ASSETS],
     asset_checks=[raw_visibilities_checks],
     jobs=[observation_job, bandpass_job, mosaic_job, daily_job, catalogue_job],
     sensors=[incoming_observations, day_automation, hour_automation],

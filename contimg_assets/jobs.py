@@ -5,6 +5,7 @@ All run in one process: a step process costs 4-6 s on two cores. Parallelism com
 
 import dagster as dg
 
+from contimg_assets.blind import blind_detections, blind_sources
 from contimg_assets.calibration import bandpass_table, gain_table
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks.observations import raw_visibilities_checks
@@ -15,7 +16,15 @@ from contimg_assets.quality import injection_recovery, quality_report
 from contimg_assets.variability import ese_candidates, light_curves, variability_statistics
 
 OBSERVATION_ASSETS = [measurement_set, gain_table, continuum_image, forced_photometry, flux_scale]
-DAY_ASSETS = [light_curves, variability_statistics, ese_candidates, injection_recovery, quality_report]
+DAY_ASSETS = [
+    light_curves,
+    variability_statistics,
+    ese_candidates,
+    blind_sources,
+    injection_recovery,
+    quality_report,
+]
+HOUR_ASSETS = [mosaic, blind_detections]
 
 observation_job = dg.define_asset_job(
     "observation_job",
@@ -29,14 +38,14 @@ bandpass_job = dg.define_asset_job(
 )
 mosaic_job = dg.define_asset_job(
     "mosaic_job",
-    selection=dg.AssetSelection.assets(mosaic),
-    description="The images of one UTC hour as one, with its weight map.",
+    selection=dg.AssetSelection.assets(*HOUR_ASSETS),
+    description="The images of one UTC hour as one, with its weight map, and what it shows outside the catalogue.",
     tags={"contimg/cadence": "hour"},
 )
 daily_job = dg.define_asset_job(
     "daily_job",
     selection=dg.AssetSelection.assets(*DAY_ASSETS),
-    description="Light curves, statistics, candidates, injections and the report of one UTC day.",
+    description="Light curves, statistics, candidates, sources outside the catalogue, injections and the report of one UTC day.",
     tags={"contimg/cadence": "day"},
 )
 catalogue_job = dg.define_asset_job(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 WIDEST_STRIP_DEG = 1.0
 """Distance in declination beyond which an image belongs to another strip."""
 _MOST_OFFENDERS = 10
-_TILES = """
-    SELECT i.observation_id, i.partition_key, o.start_mjd, o.duration_s, o.pointing_dec_deg,
+_IMAGES = """
+    SELECT i.observation_id, i.partition_key, o.start_mjd, o.duration_s, o.pointing_ra_deg, o.pointing_dec_deg,
            (SELECT string_agg(c.check_name, ', ') FROM check_result c WHERE c.asset = 'continuum_image'
             AND c.partition_key = i.partition_key AND c.severity = 'ERROR' AND NOT c.passed) AS failed_checks
     FROM image i JOIN observation o USING (observation_id)
@@ -43,7 +43,7 @@ class HourTiles:
     """The images of one hour: those a mosaic joins and those it leaves out."""
 
     used: pl.DataFrame
-    """``observation_id``, ``partition_key``, ``start_mjd``, ``duration_s``, in order of time."""
+    """``observation_id``, ``partition_key``, ``start_mjd``, ``duration_s``..., in order of time."""
     left_out: list[str]
     """Observation and reason of each image that is not joined."""
 
@@ -52,9 +52,14 @@ class HourTiles:
         return [products.image_folder(key) for key in self.used["partition_key"]]
 
 
+def full_band_images(store: Store, first_window: str, window_after: str) -> pl.DataFrame:
+    """Images of a range of observation windows in order of time, ``failed_checks`` null where no blocking check failed."""
+    return store.query(_IMAGES, [first_window, window_after])
+
+
 def tiles_of_hour(store: Store, hour: str) -> HourTiles:
     """Images of a UTC hour that can be joined, and the others with their reasons."""
-    found = store.query(_TILES, list(hour_window_range(hour)))
+    found = full_band_images(store, *hour_window_range(hour))
     sound = found.filter(pl.col("failed_checks").is_null())
     strip_deg = _strip_deg(sound["pointing_dec_deg"].drop_nulls().to_numpy())
     in_strip = (pl.col("pointing_dec_deg") - strip_deg).abs().fill_null(0.0) <= WIDEST_STRIP_DEG

@@ -85,6 +85,13 @@ def hour_window_range(hour: str) -> tuple[str, str]:
     return start.strftime(OBSERVATION_FORMAT), (start + timedelta(hours=1)).strftime(OBSERVATION_FORMAT)
 
 
+def day_window_range(day: str, *, days_before: int = 0) -> tuple[str, str]:
+    """Keys of the first window of a UTC day, or of one so many days before, and of the first window after the day."""
+    start = datetime.strptime(day, DAY_FORMAT).replace(tzinfo=UTC)
+    first, after = start - timedelta(days=days_before), start + timedelta(days=1)
+    return first.strftime(OBSERVATION_FORMAT), after.strftime(OBSERVATION_FORMAT)
+
+
 def window_mjd_range(partition_key: str) -> tuple[float, float]:
     """First and last instant of an observation's window as MJD, the end exclusive."""
     start = datetime.strptime(partition_key, OBSERVATION_FORMAT).replace(tzinfo=UTC)

@@ -10,29 +10,33 @@ import dagster as dg
 import numpy as np
 
 from contimg_assets.checks import quality as checks
-from contimg_assets.conventions import FOLLOWS_THE_DAY, per_day
+from contimg_assets.conventions import FOLLOWS_THE_DAY, follows_settled, per_day
 from contimg_assets.failures import dagster_failures
+from contimg_assets.image_injection import recover_from_images
+from contimg_assets.imaging import continuum_image
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import with_provenance
 from contimg_assets.report_context import gather_report
-from contimg_assets.source_pictures import completeness_grid
+from contimg_assets.source_pictures import completeness_grid, image_injection_plot
 from contimg_assets.variability import ese_candidates, history, light_curves, variability_statistics
 from contimg_resources.configurable import Observatory
 
 
 @dg.asset(
-    deps=[light_curves, ese_candidates],
+    deps=[light_curves, ese_candidates, continuum_image],
     check_specs=checks.INJECTION_RECOVERY,
-    automation_condition=FOLLOWS_THE_DAY,
-    **per_day("quality", {"parquet", "duckdb"}, code_version="1"),
+    automation_condition=follows_settled("light_curves", "ese_candidates"),
+    **per_day("quality", {"parquet", "duckdb"}, code_version="2"),
 )
 def injection_recovery(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
-    """Which lensing events the search would have found: completeness by depth and duration, and false alarms.
+    """What would have been found: lensing events by depth and duration, sources by brightness; and false alarms.
 
     Chromatic lens events are injected into the real light curves of steady sources and searched for by the same code as
     the real ones. Writes Parquet and table injection_recovery: ``n_injected``, ``n_recovered``, ``completeness``,
-    ``false_alarms_per_1000_sources``. Read by quality_report. Remade when light curves change.
+    ``false_alarms_per_1000_sources``. Point sources of 3 to 20 sigma are put into a sample of the day's images, measured
+    and looked for: Parquet and table image_injection, by signal-to-noise. Read by quality_report. Remade when light curves
+    change.
     """
     from contimg_assets.science.injection import injection_recovery as inject_and_recover
 
@@ -42,7 +46,10 @@ def injection_recovery(context: dg.AssetExecutionContext, observatory: Observato
         recovery = inject_and_recover(history(store, day), day_mjd_range(day)[1], rng)
         path = products.write_parquet("injection_recovery", day, recovery)
         store.replace("injection_recovery", with_provenance(recovery, context), partition_key=day)
-        results = checks.judge_injections(store, context, recovery)
+        images = recover_from_images(observatory, day)
+        products.write_parquet("image_injection", day, images)
+        store.replace("image_injection", with_provenance(images, context), partition_key=day)
+        results = checks.judge_injections(store, context, recovery, images)
     picture = completeness_grid(recovery)
     return dg.MaterializeResult(
         metadata={
@@ -50,6 +57,10 @@ def injection_recovery(context: dg.AssetExecutionContext, observatory: Observato
             "n_injected": int(recovery["n_injected"].sum()),
             "n_recovered": int(recovery["n_recovered"].sum()),
             "completeness": dg.MetadataValue.md(markdown_image(picture, "completeness")),
+            "n_injected_into_images": int(images["n_injected"].sum()),
+            "image_completeness": dg.MetadataValue.md(
+                markdown_image(image_injection_plot(images), "sources put into images")
+            ),
         },
         check_results=results,
     )

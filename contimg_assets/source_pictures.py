@@ -214,6 +214,89 @@ def completeness_grid(recovery: pl.DataFrame) -> bytes:
     return render_png(draw, height_inch=4.4)
 
 
+def detection_counts(
+    detections: pl.DataFrame, negatives: pl.DataFrame, expected_false: float, threshold_snr: float, *, title: str = ""
+) -> bytes:
+    """Number of detections above a signal-to-noise, known and outside the catalogue, beside the false ones.
+
+    Parameters
+    ----------
+    detections : polars.DataFrame
+        ``snr``, ``kind``.
+    negatives : polars.DataFrame
+        ``snr`` of the detections of the turned image, all false.
+    expected_false : float
+        Detections that noise would make above the threshold.
+    threshold_snr : float
+    title : str
+        What the picture is of.
+    """
+    is_known = pl.col("kind") == "catalogued"
+    parts = {
+        "in the catalogue": (GREY, detections.filter(is_known)["snr"]),
+        "outside the catalogue": (BLUE, detections.filter(~is_known)["snr"]),
+        "image with its sign turned": (VERMILLION, negatives["snr"]),
+    }
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_xlabel("signal-to-noise")
+        axes.set_ylabel("detections above")
+        axes.set_title(title)
+        for name, (colour, snr) in parts.items():
+            ordered = snr.sort(descending=True).to_numpy()
+            axes.step(
+                ordered, np.arange(1, ordered.size + 1), color=colour, label=f"{name} ({ordered.size})", where="pre"
+            )
+        axes.plot(
+            [threshold_snr],
+            [max(expected_false, 1e-3)],
+            "D",
+            color="black",
+            label=f"noise: {expected_false:.2g} expected",
+        )
+        _logarithmic(axes, "x", "y")
+        axes.legend(loc="upper right")
+
+    return render_png(draw, height_inch=4.0)
+
+
+def image_injection_plot(recovery: pl.DataFrame) -> bytes:
+    """Completeness of blind detection, and forced and blind flux over truth, by signal-to-noise.
+
+    Parameters
+    ----------
+    recovery : polars.DataFrame
+        Table ``image_injection`` of one day, in order of brightness.
+    """
+    shown = recovery.filter(pl.col("n_injected") > 0)
+
+    def draw(figure: Figure) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        if shown.is_empty():
+            say_instead(upper, "no source was injected into an image")
+            return
+        at = np.arange(shown.height)
+        upper.bar(at, shown["completeness"].to_numpy(), color=BLUE, alpha=0.7)
+        for k, (found, injected) in enumerate(shown.select("n_detected", "n_injected").iter_rows()):
+            upper.text(k, 0.03, f"{found} of {injected}", ha="center", fontsize=9)
+        upper.set_ylabel("detected")
+        upper.set_ylim(0.0, 1.05)
+        ratio, error, blind = (
+            shown[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+            for name in ("forced_flux_ratio", "forced_flux_ratio_err", "blind_flux_ratio")
+        )
+        lower.axhline(1.0, color="black", linewidth=0.8)
+        lower.errorbar(at, ratio, error, fmt="o", color=BLUE, label="forced photometry")
+        lower.plot(at, blind, "^", color=VERMILLION, label="detections (selected by noise)")
+        lower.set_ylabel("measured / injected")
+        lower.set_xticks(at, shown["snr_bin"].to_list())
+        lower.set_xlabel("injected signal-to-noise")
+        lower.legend(loc="upper right")
+
+    return render_png(draw, height_inch=4.6)
+
+
 def _in_order(recovery: pl.DataFrame, column: str) -> list[str]:
     """Labels of bins, ordered by the first number in each."""
     first = pl.col(column).cast(pl.String).str.extract(r"([0-9.]+)").cast(pl.Float64, strict=False)

@@ -13,6 +13,7 @@ from contimg_portal.commands.calibrate import calibrate
 from contimg_portal.commands.candidates import app as candidates
 from contimg_portal.commands.catalogue import app as catalogue
 from contimg_portal.commands.convert import convert
+from contimg_portal.commands.detect import detect
 from contimg_portal.commands.doctor import doctor
 from contimg_portal.commands.flag import flag
 from contimg_portal.commands.group import group
@@ -39,6 +40,7 @@ for verb in (
     image,
     mosaic,
     measure,
+    detect,
     variability,
     backfill,
     portal,

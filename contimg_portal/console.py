@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from contimg_assets.science.errors import DataError
@@ -47,7 +48,8 @@ def emit(result: Mapping[str, Any], *, as_json: bool, rows: str | None = None) -
     out = Console(file=sys.stdout, width=120 if not sys.stdout.isatty() else None)
     for key, value in result.items():
         if key != rows:
-            out.print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}", highlight=False)
+            line = f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}"
+            out.print(line, highlight=False, markup=False)
     if rows and result[rows]:
         table = Table(*[str(name) for name in result[rows][0]])
         for row in result[rows]:
@@ -72,5 +74,5 @@ def one_screen_errors() -> Iterator[None]:
     try:
         yield
     except (DataError, ResourceError, OSError) as error:
-        stderr.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

@@ -6,8 +6,8 @@ catalogues are in ``catalogue_dialects``.
 
 The shape is ``COLUMNS``. ``flux_jy`` is the integrated flux density at 1.4 GHz: catalogues of another frequency are
 moved there with their own spectral index, or -0.7 where they have none. ``major_arcsec`` and ``minor_arcsec`` are
-deconvolved, 0 for an unresolved source. What a catalogue does not say is null. Only positions are required; a source
-without a name is named after its position.
+deconvolved, 0 for an unresolved source. What a catalogue does not say is null, and so is a flux density that is none: not
+finite, zero or negative. Only positions are required; a source without a name is named after its position.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ COLUMNS = {
 
 _REQUIRED = ("ra_deg", "dec_deg")
 _TYPICAL_SPECTRAL_INDEX = -0.7
+_LARGEST_MEDIAN_JY = 50.0
+"""Fewer than twenty sources of the sky are brighter at 1.4 GHz."""
+_FEWEST_FOR_MEDIAN = 10
+"""Short lists may well hold the brightest sources."""
 _SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",
@@ -80,17 +84,21 @@ def read_catalogue(
     Raises
     ------
     CatalogueError
-        When the file is missing, is no table, or has no positions, names the columns found and needed; when positions
-        are off the sphere or names repeat, a row.
+        When the file is missing, is no table, or has no positions, names the columns found and needed; when units do
+        not fit, the column; when positions are off the sphere or names repeat, a row; when flux densities are a thousand
+        times too large, their median.
     """
     columns, units = _load(Path(path))
     dialect = Dialect.of_mapping(mapping) if mapping else recognise(columns)
     if dialect is None or not dialect.covers(columns):
         raise _columns_missing(Path(path), list(columns), mapping)
-    frame = dialect.translate(columns, units)
-    frame = _at_reference_frequency(frame, frequency_hz or dialect.frequency_hz)
-    frame = frame.filter(pl.col("ra_deg").is_finite() & pl.col("dec_deg").is_finite())
+    frame = _at_reference_frequency(
+        _translated(Path(path), dialect, columns, units), frequency_hz or dialect.frequency_hz
+    )
+    frame = _with_positions(Path(path), frame)
     _require_positions_in_range(Path(path), frame)
+    frame = _with_possible_fluxes(frame)
+    _require_plausible_fluxes(Path(path), frame)
     frame = frame.with_columns(
         ra_deg=pl.col("ra_deg") % 360.0,
         catalogue=pl.col("catalogue").fill_null(dialect.name or Path(path).name.split(".")[0]),
@@ -119,6 +127,55 @@ def _at_reference_frequency(frame: pl.DataFrame, frequency_hz: float) -> pl.Data
     alpha = pl.col("spectral_index").fill_null(_TYPICAL_SPECTRAL_INDEX)
     scale = (pl.lit(REFERENCE_FREQUENCY_HZ / frequency_hz).log() * alpha).exp()
     return frame.with_columns(pl.col("flux_jy", "flux_err_jy", "peak_flux_jy_beam") * scale)
+
+
+def _translated(
+    path: Path, dialect: Dialect, columns: Mapping[str, pl.Series], units: Mapping[str, str]
+) -> pl.DataFrame:
+    try:
+        return dialect.translate(columns, units)
+    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:  # astropy's errors of units are ValueErrors
+        shown = ", ".join(f"{name} [{unit}]" for name, unit in units.items())
+        raise CatalogueError(
+            f"Catalogue {path}: a column is not in a unit that fits",
+            got=f"{str(error).splitlines()[0]}; the file's units are {shown or 'not given'}",
+            expected="positions in units of angle, flux densities in Jy or parts of it, numbers in both",
+            remedy="Correct units or text in the file, or tell read_catalogue which column is which.",
+        ) from error
+
+
+def _with_positions(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows that have a position; a table of which none has one is not a catalogue."""
+    placed = frame.filter(pl.col("ra_deg").is_finite() & pl.col("dec_deg").is_finite())
+    if frame.height and placed.is_empty():
+        raise CatalogueError(
+            f"Catalogue {path}: no row has a position",
+            got=f"{frame.height} rows without a finite right ascension and declination",
+            expected="numbers in degrees, or sexagesimal text",
+            remedy="Check the columns of the positions.",
+        )
+    return placed
+
+
+def _with_possible_fluxes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Null instead of flux densities and errors that are not finite or not positive: no source has them."""
+    fluxes, error = pl.col("flux_jy", "peak_flux_jy_beam"), pl.col("flux_err_jy")
+    return frame.with_columns(
+        pl.when(fluxes.is_finite() & (fluxes > 0)).then(fluxes).name.keep(),
+        flux_err_jy=pl.when(error.is_finite() & (error >= 0)).then(error),
+    )
+
+
+def _require_plausible_fluxes(path: Path, frame: pl.DataFrame) -> None:
+    """Refuse a list whose typical source would be among the brightest of the sky: mJy taken for Jy."""
+    fluxes = frame["flux_jy"].drop_nulls()
+    if fluxes.len() >= _FEWEST_FOR_MEDIAN and float(np.median(fluxes.to_numpy())) > _LARGEST_MEDIAN_JY:
+        raise CatalogueError(
+            f"Catalogue {path}: flux densities are too large",
+            got=f"a median of {np.median(fluxes.to_numpy()):g} Jy in {fluxes.len()} rows",
+            expected=f"at most {_LARGEST_MEDIAN_JY:g} Jy",
+            remedy="Are they in mJy? Name the column flux_mjy, or write the unit into the file.",
+        )
 
 
 def _require_positions_in_range(path: Path, frame: pl.DataFrame) -> None:

@@ -129,6 +129,9 @@ class PhotometrySettings(_Section):
     """What an operator may change about forced photometry."""
 
     beam_level: float = Field(0.2, gt=0, lt=1, description="sources inside this level of the primary beam are measured")
+    blind_threshold_snr: float = Field(
+        5.0, ge=3, le=100, description="least signal-to-noise of sources sought outside the catalogue"
+    )
     minimum_references: int = Field(3, ge=1, description="reference sources a flux scale needs")
 
 

@@ -10,7 +10,7 @@ DAY_GROUPS = ("variability", "quality")
 
 day_automation = dg.AutomationConditionSensorDefinition(
     "day_automation",
-    target=dg.AssetSelection.groups(*DAY_GROUPS),
+    target=dg.AssetSelection.groups(*DAY_GROUPS) | dg.AssetSelection.assets("blind_sources"),
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     emit_backfills=False,
@@ -21,11 +21,11 @@ day_automation = dg.AutomationConditionSensorDefinition(
 
 hour_automation = dg.AutomationConditionSensorDefinition(
     "hour_automation",
-    target=dg.AssetSelection.assets("mosaic"),
+    target=dg.AssetSelection.assets("mosaic", "blind_detections"),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     emit_backfills=False,
     run_tags={"contimg/cadence": "hour", "dagster/priority": "5"},
-    description="Requests the mosaic of every hour with new images, after everything that leads to candidates.",
+    description="Requests mosaic and blind detections of every hour with new images, after everything that leads to candidates.",
 )
 """Last in the queue: nothing waits for a mosaic, and an hour whose images arrive while it waits is made once."""

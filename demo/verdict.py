@@ -84,22 +84,22 @@ def print_found(out: Console, store: Store, truth_folder: Path) -> None:
 def verify(store: Store) -> list[str]:
     """What is missing or failed: assets never materialized, checks never run, blocking checks that failed, quarantines.
 
-    Mosaics come last and nothing waits for them: they may still be under way.
+    Mosaics and what is detected in them come last and nothing waits for them: they may still be under way.
     """
     import dagster as dg
 
     from contimg_assets.definitions import defs
 
     graph = defs.resolve_asset_graph()
-    problems, mosaic = [], dg.AssetKey("mosaic")
+    problems, last = [], {dg.AssetKey(name) for name in ("mosaic", "blind_detections", "blind_sources")}
     with dg.DagsterInstance.get() as instance:
         problems += [
             f"asset {key.to_user_string()} was never materialized"
             for key in sorted(graph.get_all_asset_keys())
-            if key != mosaic and instance.get_latest_materialization_event(key) is None
+            if key not in last and instance.get_latest_materialization_event(key) is None
         ]
         for check_key in graph.asset_check_keys:
-            if check_key.asset_key == mosaic:
+            if check_key.asset_key in last:
                 continue
             records = instance.event_log_storage.get_asset_check_execution_history(check_key, limit=1)
             if not records:

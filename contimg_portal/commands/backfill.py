@@ -19,6 +19,7 @@ PER_DAY = (
     "light_curves",
     "variability_statistics",
     "ese_candidates",
+    "blind_sources",
     "injection_recovery",
     "quality_report",
 )

@@ -17,6 +17,8 @@ ASSETS = {
     "mosaic": "imaging",
     "reference_catalogue": "catalogue",
     "forced_photometry": "photometry",
+    "blind_detections": "photometry",
+    "blind_sources": "photometry",
     "flux_scale": "photometry",
     "light_curves": "variability",
     "variability_statistics": "variability",
@@ -34,12 +36,13 @@ OBSERVATION = {
     "forced_photometry",
     "flux_scale",
 }
-HOUR = {"mosaic"}
+HOUR = {"mosaic", "blind_detections"}
 DAY = {
     "bandpass_table",
     "light_curves",
     "variability_statistics",
     "ese_candidates",
+    "blind_sources",
     "injection_recovery",
     "quality_report",
 }
@@ -77,6 +80,8 @@ CHECKS = {
         "mosaic_fluxes_match_photometry",
         "mosaic_holds_every_tile",
     },
+    "blind_detections": {"false_detections_are_those_of_noise", "bright_catalogue_sources_are_found"},
+    "blind_sources": {"finds_are_confirmed_by_photometry"},
     "forced_photometry": {
         "every_catalogue_source_is_measured",
         "errors_match_scatter",
@@ -86,7 +91,7 @@ CHECKS = {
     "light_curves": {"epochs_are_unique", "no_orphaned_measurements"},
     "variability_statistics": {"statistics_match_recomputation", "population_is_mostly_constant"},
     "ese_candidates": {"candidates_are_consistent_with_light_curves", "false_alarm_rate_is_controlled"},
-    "injection_recovery": {"completeness_is_maintained"},
+    "injection_recovery": {"completeness_is_maintained", "injected_fluxes_are_recovered"},
 }
 
 DESCRIBE = """
@@ -148,7 +153,7 @@ def test_assets_are_those_of_the_contract(described):
 
 
 def test_assets_are_partitioned_by_their_own_clock(described):
-    """Observations every five minutes, the mosaic once an hour, days once a day, the catalogue not at all."""
+    """Observations every five minutes, mosaics once an hour, days once a day, the catalogue not at all."""
     crons = {key: asset["cron"] for key, asset in described["assets"].items()}
     assert {key for key, cron in crons.items() if cron == "*/5 * * * *"} == OBSERVATION
     assert {key for key, cron in crons.items() if cron == "0 * * * *"} == HOUR
@@ -181,6 +186,8 @@ def test_lineage_flows_from_raw_data_to_candidates(described):
     assert {"measurement_set", "gain_table"} <= parents["continuum_image"]
     assert {"continuum_image", "reference_catalogue"} <= parents["forced_photometry"]
     assert parents["mosaic"] == {"continuum_image"}
+    assert parents["blind_detections"] == {"mosaic", "reference_catalogue"}
+    assert {"blind_detections", "continuum_image", "flux_scale"} <= parents["blind_sources"]
     assert "forced_photometry" in parents["flux_scale"]
     assert {"forced_photometry", "flux_scale"} <= parents["light_curves"]
     assert "light_curves" in parents["variability_statistics"]

@@ -194,7 +194,7 @@ def test_a_missing_map_fails_and_leaves_the_old_mosaic(observatory, tiles):
 
 @pytest.mark.timeout(600)
 def test_the_chain_from_raw_files_ends_in_a_mosaic(telescope):
-    """The image that an observation left becomes the mosaic of its hour by ``mosaic_job``, true to its weights and fluxes."""
+    """The image an observation left becomes the mosaic of its hour by ``mosaic_job``, passes its checks and is searched."""
     observe_arrivals(telescope.observatory)
     transit, field = telescope.partitions()
     assert telescope.run("catalogue_job").success
@@ -204,6 +204,7 @@ def test_the_chain_from_raw_files_ends_in_a_mosaic(telescope):
     run = telescope.run("mosaic_job", f"{field[:10]}-{field[11:13]}:00")
     assert run.success
     assert run.asset_materializations_for_node("mosaic")
+    assert run.asset_materializations_for_node("blind_detections")
     checks = results_of(run)
-    assert len(checks) == 3
+    assert len(checks) == 5
     assert all(check.passed for check in checks.values())

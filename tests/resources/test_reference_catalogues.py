@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import polars as pl
 import pytest
+from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,7 +158,7 @@ sources = st.builds(
     lambda ra, dec, flux, alpha: {"ra_deg": ra, "dec_deg": dec, "flux_jy": flux, "spectral_index": alpha},
     st.floats(0, 359.999),
     st.floats(-90, 90),
-    st.none() | st.floats(0, 100),
+    st.none() | st.floats(0, 100, exclude_min=True),
     st.none() | st.floats(-3, 3),
 )
 
@@ -204,6 +205,39 @@ def with_a_declination_of_100(path):
     path.write_text("ra_deg,dec_deg\n1,2\n10,100\n")
 
 
+def of_no_bytes(path):
+    """Write nothing."""
+    path.write_bytes(b"")
+
+
+def with_positions_in_jansky(path):
+    """Write a table whose right ascension claims to be a flux density."""
+    Table({"ra_deg": [1.0], "dec_deg": [2.0]}, units={"ra_deg": "Jy", "dec_deg": "deg"}).write(path)
+
+
+def with_an_unknown_unit(path):
+    """Write a table whose flux densities are in something nobody knows."""
+    table = Table({"ra_deg": [1.0], "dec_deg": [2.0], "flux_jy": [1.0]})
+    table.write(path)
+    with fits.open(path, mode="update") as units:
+        units[1].header["TUNIT3"] = "wombat"
+
+
+def with_text_for_positions(path):
+    """Write words where numbers belong."""
+    path.write_text("source_id,ra_deg,dec_deg\na,north,2\n")
+
+
+def without_any_position(path):
+    """Write rows that lie nowhere."""
+    path.write_text("source_id,ra_deg,dec_deg\na,nan,2\nb,1,\n")
+
+
+def in_millijansky(path):
+    """Write twelve sources of 100 mJy and call them Jy."""
+    path.write_text("ra_deg,dec_deg,flux_jy\n" + "".join(f"{k},10,100\n" for k in range(12)))
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -216,6 +250,13 @@ def with_a_declination_of_100(path):
         ("two.zip", of_two_tables, "not one table in the archive"),
         ("notes.docx", damaged, "unknown kind of file"),
         ("repeated.csv", with_repeated_names, "source_id is not unique"),
+        ("empty.csv", of_no_bytes, "cannot be read as a table"),
+        ("empty.fits", of_no_bytes, "cannot be read as a table"),
+        ("jansky.fits", with_positions_in_jansky, "not in a unit that fits.*ra_deg .Jy."),
+        ("wombat.fits", with_an_unknown_unit, "not in a unit that fits.*wombat"),
+        ("words.csv", with_text_for_positions, "not in a unit that fits.*north"),
+        ("nowhere.csv", without_any_position, "no row has a position: got 2 rows"),
+        ("mjy.csv", in_millijansky, "too large: got a median of 100 Jy.*flux_mjy"),
         ("hours.csv", with_a_declination_of_100, "1 positions out of range: got ra 10, dec 100 in row 1"),
     ],
 )
@@ -252,3 +293,22 @@ def test_masked_text_is_null(tmp_path):
     table = Table({"source_id": np.array(["", "b"]), "ra_deg": [15.0, 30.0], "dec_deg": [-0.5, 4.0]})
     table.write(tmp_path / "t.fits")
     assert read_catalogue(tmp_path / "t.fits")["source_id"].to_list() == ["J010000.0-003000", "b"]
+
+
+def test_impossible_fluxes_are_null(tmp_path):
+    """Zero, negative, infinite and missing flux densities are no numbers to calibrate with; the source stays."""
+    path = tmp_path / "odd.csv"
+    path.write_text(
+        "source_id,ra_deg,dec_deg,flux_jy,flux_err_jy\n"
+        "a,1,2,0.1,0.01\nb,2,2,-0.1,-1\nc,3,2,0,0\nd,4,2,inf,inf\ne,5,2,nan,\nf,6,2,,0.01\n"
+    )
+    found = read_catalogue(path)
+    assert found["flux_jy"].to_list() == [0.1, None, None, None, None, None]
+    assert found["flux_err_jy"].to_list() == [0.01, None, 0.0, None, None, 0.01]
+
+
+def test_a_catalogue_without_rows_has_none(tmp_path):
+    """A header alone is an empty catalogue, as an empty cone of a survey is."""
+    path = tmp_path / "none.csv"
+    path.write_text("source_id,ra_deg,dec_deg,flux_jy\n")
+    assert read_catalogue(path).height == 0

@@ -93,11 +93,8 @@ class Mosaic:
 
     @property
     def rms(self) -> NDArray[np.float32]:
-        """Noise 1 / sqrt(weight), Jy/beam, NaN where blank; made anew at each call."""
-        with np.errstate(divide="ignore"):
-            noise = np.float32(1.0) / np.sqrt(self.weights)
-        noise[self.weights <= 0] = np.nan
-        return np.asarray(noise, dtype=np.float32)
+        """Noise of every pixel, Jy/beam, NaN where blank; made anew at each call."""
+        return rms_of_weights(self.weights)
 
     @property
     def lowest_rms_jy_beam(self) -> float:
@@ -156,6 +153,12 @@ def make_mosaic(frames: Sequence[SkyImage], tiles: Iterable[Tile], settings: Mos
         name=f"mosaic of {len(frequencies)} tiles",
     )
     return Mosaic(image, np.ascontiguousarray(sums.weight[rows, columns]), len(frequencies), is_convolved)
+
+
+def rms_of_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Noise 1 / sqrt(weight) of a weight map in (Jy/beam)^-2, Jy/beam, NaN where there is no weight."""
+    positive = np.where(weights > 0, weights, np.nan)
+    return np.asarray(1.0 / np.sqrt(positive), dtype=np.float32)
 
 
 def outline(image: SkyImage) -> SkyImage:

@@ -4,7 +4,8 @@ What belongs here: positions of known point sources, fitted near their catalogue
 a catalogue is in ``science.crossmatch``.
 
 Method: Gauss-Newton fit of amplitude and position of the restoring beam to the core of the source, all sources at
-once. The shape is known, so three steps suffice from anywhere within half a beam.
+once. The shape is known, so three steps suffice from anywhere within half a beam. Pixels count by the inverse of the noise
+covariance, of the beam's shape and regularised as in ``filter_bank``: the fit then ends where the flux is highest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _CORE_BEAMS = 0.75
 _MAX_SHIFT_BEAMS = 0.5
 """A fit that ends farther from its start has found something else."""
 _STEPS = 5
+_REGULARISATION = 0.1
+"""Lambda of the weights, in units of the noise variance."""
 
 COLUMNS = {
     "source_index": pl.Int64,
@@ -66,24 +69,19 @@ def fit_positions(
     """
     beam = pixel_beam(image)
     source, x_start, y_start = pixel_positions(image, ra_deg, dec_deg)
-    stamp = beam_stamp(beam, _CORE_BEAMS, step=1)
-    offset_x, offset_y = stamp_offsets(stamp)
-    ix, iy = np.floor(x_start + 0.5).astype(np.int64), np.floor(y_start + 0.5).astype(np.int64)
-    n_y, n_x = image.data.shape
-    pixel_x, pixel_y = ix[:, None] + offset_x, iy[:, None] + offset_y
-    inside = np.all((pixel_x >= 0) & (pixel_x < n_x) & (pixel_y >= 0) & (pixel_y < n_y), axis=1)
+    pixel_x, pixel_y, inside = core_pixels(beam, image.data.shape, x_start, y_start)
     source, x_start, y_start = source[inside], x_start[inside], y_start[inside]
-    pixel_x, pixel_y = pixel_x[inside], pixel_y[inside]
     values = image.data[pixel_y, pixel_x].astype(np.float64)
     if background is not None:
         values -= background[pixel_y, pixel_x]
-    local_rms = rms[iy[inside], ix[inside]].astype(np.float64)
-    peak, x, y = _fit(beam, pixel_x, pixel_y, values, x_start, y_start)
+    ix, iy = np.floor(x_start + 0.5).astype(np.int64), np.floor(y_start + 0.5).astype(np.int64)
+    local_rms = rms[iy, ix].astype(np.float64)
+    peak, x, y = fit_beams(beam, pixel_x, pixel_y, values, x_start, y_start)
     start, end = beam.in_beams(x_start, y_start), beam.in_beams(x, y)
     moved = np.linalg.norm(end - start, axis=1)
     good = np.isfinite(peak) & (peak >= min_snr * local_rms) & (local_rms > 0) & (moved <= _MAX_SHIFT_BEAMS)
     ra, dec = sky_positions(image, x[good], y[good])
-    ra_unit_err, dec_unit_err = _unit_errors_arcsec(beam, offset_x, offset_y)
+    ra_unit_err, dec_unit_err = unit_errors_arcsec(beam)
     noise_over_peak = local_rms[good] / peak[good]
     return pl.DataFrame(
         {
@@ -98,7 +96,33 @@ def fit_positions(
     )
 
 
-def _fit(
+def core_pixels(
+    beam: PixelBeam, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Pixels of the core of every source, and which sources have all of theirs on the image.
+
+    Parameters
+    ----------
+    beam : PixelBeam
+    shape : tuple of int
+        Of the image, (n_y, n_x).
+    x, y : array of float, shape (n,)
+        Zero-based pixel positions on the image.
+
+    Returns
+    -------
+    pixel_x, pixel_y : array of int, shape (n_inside, n_pixels)
+        Of the sources inside only.
+    inside : array of bool, shape (n,)
+    """
+    offset_x, offset_y = stamp_offsets(beam_stamp(beam, _CORE_BEAMS, step=1))
+    pixel_x = np.floor(x + 0.5).astype(np.int64)[:, None] + offset_x
+    pixel_y = np.floor(y + 0.5).astype(np.int64)[:, None] + offset_y
+    inside = np.all((pixel_x >= 0) & (pixel_x < shape[1]) & (pixel_y >= 0) & (pixel_y < shape[0]), axis=1)
+    return pixel_x[inside], pixel_y[inside], inside
+
+
+def fit_beams(
     beam: PixelBeam,
     pixel_x: NDArray[np.int64],
     pixel_y: NDArray[np.int64],
@@ -106,13 +130,30 @@ def _fit(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Amplitude and position of the beam on every stamp, NaN where the pixels are."""
+    """Amplitude (of the unit of ``values``) and position of the beam on every stamp, NaN where the pixels are.
+
+    Parameters
+    ----------
+    beam : PixelBeam
+    pixel_x, pixel_y : array of int, shape (n, n_pixels)
+        As ``core_pixels`` returns them.
+    values : array of float, shape (n, n_pixels)
+        Brightness without background and neighbours.
+    x, y : array of float, shape (n,)
+        Where to start, within half a beam of the truth.
+
+    Returns
+    -------
+    peak, x, y : array of float, shape (n,)
+    """
     limit = min(beam.fwhm_pixels) / 2
     peak = np.full(x.shape, np.nan)
+    weights = np.linalg.inv(_core_correlation(beam, _REGULARISATION))
     for _ in range(_STEPS):
         design = _design(beam, pixel_x - x[:, None], pixel_y - y[:, None])
-        normal = np.einsum("npa,npb->nab", design, design)
-        solution = np.linalg.solve(normal, np.einsum("npa,np->na", design, values)[..., None])[..., 0]
+        weighted = np.einsum("pq,nqa->npa", weights, design, optimize=True)
+        normal = np.einsum("npa,npb->nab", weighted, design, optimize=True)
+        solution = np.linalg.solve(normal, np.einsum("npa,np->na", weighted, values)[..., None])[..., 0]
         peak = np.where(solution[:, 0] > 0, solution[:, 0], np.nan)
         x = x + np.clip(solution[:, 1] / peak, -limit, limit)
         y = y + np.clip(solution[:, 2] / peak, -limit, limit)
@@ -127,12 +168,20 @@ def _design(beam: PixelBeam, dx: NDArray[Any], dy: NDArray[Any]) -> NDArray[np.f
     return np.asarray(np.stack([shape, slope_x, slope_y], axis=-1), dtype=np.float64)
 
 
-def _unit_errors_arcsec(beam: PixelBeam, dx: NDArray[np.int64], dy: NDArray[np.int64]) -> tuple[float, float]:
+def unit_errors_arcsec(beam: PixelBeam) -> tuple[float, float]:
     """Errors (east, north) of a fit whose peak is as high as the rms of noise correlated by the beam."""
+    dx, dy = stamp_offsets(beam_stamp(beam, _CORE_BEAMS, step=1))
     design = _design(beam, dx, dy)
-    correlation = _design(beam, dx[:, None] - dx, dy[:, None] - dy)[..., 0]
-    estimator = np.linalg.solve(design.T @ design, design.T)
-    shift = (estimator @ correlation @ estimator.T)[1:, 1:]
+    weighted = np.linalg.solve(_core_correlation(beam, _REGULARISATION), design)
+    estimator = np.linalg.solve(design.T @ weighted, weighted.T)
+    shift = (estimator @ _core_correlation(beam, 0.0) @ estimator.T)[1:, 1:]
     to_sky = np.linalg.inv(beam.jacobian)
     east, north = np.sqrt(np.diag(to_sky @ shift @ to_sky.T))
     return float(east), float(north)
+
+
+def _core_correlation(beam: PixelBeam, regularisation: float) -> NDArray[np.float64]:
+    """Correlation of the noise between the pixels of a core, with something added on its diagonal."""
+    dx, dy = stamp_offsets(beam_stamp(beam, _CORE_BEAMS, step=1))
+    correlation = _design(beam, dx[:, None] - dx, dy[:, None] - dy)[..., 0]
+    return np.asarray(correlation + regularisation * np.eye(dx.size), dtype=np.float64)
