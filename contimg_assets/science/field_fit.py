@@ -313,6 +313,8 @@ def _inverse_normal(
     """Inverse of the normal matrix of each group; NaN where nothing has a weight or the weights leave it undetermined."""
     normal = _grouped_products(design, weight, group, n_groups)
     p = design.shape[1]
+    if p == 1:
+        return np.divide(1.0, normal, out=np.full_like(normal, np.nan), where=normal > 0.0)
     diagonal = np.maximum(np.einsum("gpp->gp", normal), 0.0)
     scale = np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
     scaled = normal / (scale[:, :, None] * scale[:, None, :])

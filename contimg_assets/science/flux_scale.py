@@ -21,7 +21,7 @@ between epochs then leaves the error of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,7 +33,8 @@ from contimg_assets.science.field_fit import FieldFits, FitSettings, Samples, fi
 from contimg_assets.science.reference_history import LEAST_EPOCH_SCATTER, ReferenceKnowledge
 from contimg_assets.science.sky_model import REFERENCE_FREQUENCY_HZ, TYPICAL_SPECTRAL_INDEX
 
-_NO_REFERENCE = -1
+_NOBODY = np.iinfo(np.int64).min
+"""Number of no source: nothing is left out."""
 _FARTHEST_REACH = 8.0
 """A plane is tried where its variance, averaged over the field, is below this many times that of the mean; 3 when the
 references are spread as the field is, 13 for references in one quadrant."""
@@ -102,7 +103,7 @@ class Targets:
     """The measured sources of one observation and band. All arrays have shape (n,)."""
 
     source: NDArray[np.int64]
-    """Number of each reference, as in `Ratios`; negative for a source that is none."""
+    """Number of each source, as in `Ratios`; those of references count from 0, those of others are negative."""
     x_deg: NDArray[np.float64]
     y_deg: NDArray[np.float64]
 
@@ -129,7 +130,7 @@ class SourceFactors:
 
 
 def band_flux_jy(
-    flux_jy: NDArray[np.float64], spectral_index: NDArray[np.float64], frequency_hz: float
+    flux_jy: NDArray[np.float64], spectral_index: NDArray[np.float64], frequency_hz: float | NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Catalogue fluxes (1.4 GHz) moved to a frequency, Jy; an unknown (NaN) spectral index is taken as -0.7."""
     alpha = np.where(np.isfinite(spectral_index), spectral_index, TYPICAL_SPECTRAL_INDEX)
@@ -186,16 +187,17 @@ def _floats(table: pl.DataFrame, column: str) -> NDArray[np.float64]:
         return np.full(table.height, np.nan)
     return table[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
+
 def offsets_deg(
     ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Offsets to the east and north from the mean direction of some positions, degrees (ARC projection's first order)."""
+    """Offsets to the east and north from the mean direction of the known positions, degrees; NaN for unknown ones."""
     if ra_deg.size == 0:
         return np.zeros(0), np.zeros(0)
     angle = np.radians(ra_deg)
-    centre = np.arctan2(np.sin(angle).mean(), np.cos(angle).mean())
+    centre = np.arctan2(np.nanmean(np.sin(angle)), np.nanmean(np.cos(angle)))
     east = np.degrees((angle - centre + np.pi) % (2.0 * np.pi) - np.pi)
-    return east * np.cos(np.radians(dec_deg)), dec_deg - dec_deg.mean()
+    return east * np.cos(np.radians(dec_deg)), dec_deg - np.nanmean(dec_deg)
 
 
 def reference_ratios(
@@ -264,7 +266,7 @@ def estimate_flux_scale(
 
 
 def _estimate(ratios: Ratios, targets: Targets, settings: FluxScaleSettings) -> FluxScale:
-    fits, is_one_sided = _fit_without(np.array([_NO_REFERENCE]), Attempt(ratios), targets, settings)
+    fits, is_one_sided = _fit_without(np.array([_NOBODY]), Attempt(ratios), targets, settings)
     reason = str(_refusals(fits, settings)[0])
     origin, zero = np.zeros(1), np.zeros(1, dtype=np.int64)
     factor, factor_err = (float(value[0]) for value in fits.at(zero, origin, origin))
@@ -288,13 +290,13 @@ def _estimate(ratios: Ratios, targets: Targets, settings: FluxScaleSettings) -> 
 
 
 def source_factors(
-    attempts: Sequence[Attempt], targets: Targets, settings: FluxScaleSettings | None = None
+    attempts: Iterable[Attempt], targets: Targets, settings: FluxScaleSettings | None = None
 ) -> SourceFactors:
     """Factor and its error for every measured source, from all references but the source itself.
 
     Parameters
     ----------
-    attempts : sequence of Attempt
+    attempts : iterable of Attempt
         Asked in order for the sources that have no factor to believe yet.
     targets : Targets
     settings : FluxScaleSettings, optional
@@ -309,11 +311,11 @@ def source_factors(
     n = targets.source.size
     factor, factor_err = np.ones(n), np.full(n, settings.unit_factor_err)
     method = np.full(n, "unit", dtype="<U16")
+    open_rows = np.arange(n)
     for attempt in attempts:
-        open_rows = np.flatnonzero(method == "unit")
-        if open_rows.size == 0:
-            break
-        left_out, selection = np.unique(np.maximum(targets.source[open_rows], _NO_REFERENCE), return_inverse=True)
+        source = targets.source[open_rows]
+        takes_part = (source >= 0) | np.isin(source, attempt.ratios.source)
+        left_out, selection = np.unique(np.where(takes_part, source, _NOBODY), return_inverse=True)
         fits, is_one_sided = _fit_without(left_out, attempt, targets, settings)
         value, error = fits.at(selection, targets.x_deg[open_rows], targets.y_deg[open_rows])
         extra = np.where(is_one_sided, settings.one_sided_err, 0.0)
@@ -325,7 +327,10 @@ def source_factors(
         factor[rows] = value[believed]
         factor_err[rows] = np.hypot(error, extra[selection] * value)[believed]
         names = _methods(fits, is_one_sided)[selection][believed]
-        method[rows] = attempt.name if attempt.name else names
+        method[rows] = attempt.name or names
+        open_rows = open_rows[~believed]
+        if open_rows.size == 0:
+            break
     return SourceFactors(factor=factor, factor_err=factor_err, method=method)
 
 
