@@ -35,7 +35,7 @@ METHODS = ("catalogue", "ensemble", "ensemble_plane")
 """Ways to scale that are compared: catalogue fluxes as they are and no gradient; learned offsets; learned offsets and a
 plane where it predicts better."""
 
-LEAST_EPOCH_SCATTER = 0.005
+LEAST_EPOCH_SCATTER = 0.002
 """Least relative scatter assumed in weights once offsets are known. The catalogue's few per cent would let faint references
 weigh as much as bright ones."""
 _CHI2_MEDIAN = float(stats.chi2.median(1))
@@ -55,6 +55,9 @@ class LearningSettings:
     min_epochs: int = 5
     """Observations a reference needs before it can be called variable."""
     variable_p_value: float = 1e-4
+    variable_amplitude: float = 0.02
+    """A reference is expelled if it varies significantly and by more than this (relative rms, errors taken out): one that
+    varies less does no harm, and each one expelled moves the mean of the others against the catalogue."""
     assumed_scatter: float = 0.02
     """Scatter from epoch to epoch while it cannot be told: references were seen once."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(min_scatter=LEAST_EPOCH_SCATTER, n_iterations=5))
@@ -297,7 +300,8 @@ def _varying(
 ) -> NDArray[np.bool_]:
     """References whose light curves, each point scaled by the fit without it, are not constant."""
     factor, factor_err = fits.at(history.observation, history.x_deg, history.y_deg)
-    own = offset[history.source]
+    # A reference that varies wildly has no robust mean: its offset does not matter here, for it has no say either.
+    own = np.where(np.isfinite(offset), offset, 1.0)[history.source]
     residual = history.ratio / own - factor
     without = history.ratio / own - residual / (1.0 - fits.leverage)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -307,11 +311,15 @@ def _varying(
     source, weight, flux = history.source[usable], 1.0 / variance[usable], flux[usable]
     n = history.n_sources
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.bincount(source, weight * flux, n) / np.bincount(source, weight, n)
+        sum_weight = np.bincount(source, weight, n)
+        mean = np.bincount(source, weight * flux, n) / sum_weight
     chi2 = np.bincount(source, weight * (flux - mean[source]) ** 2, n)
     n_epochs = np.bincount(source, minlength=n)
-    p_value = stats.chi2.sf(chi2, np.maximum(n_epochs - 1, 1))
-    return np.asarray((n_epochs >= settings.min_epochs) & (p_value < settings.variable_p_value), dtype=np.bool_)
+    is_significant = stats.chi2.sf(chi2, np.maximum(n_epochs - 1, 1)) < settings.variable_p_value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        amplitude = np.sqrt(np.maximum(chi2 - (n_epochs - 1), 0.0) / sum_weight) / np.abs(mean)
+    is_large = amplitude > settings.variable_amplitude
+    return np.asarray((n_epochs >= settings.min_epochs) & is_significant & is_large, dtype=np.bool_)
 
 
 def _epoch_scatter(
