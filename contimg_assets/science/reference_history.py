@@ -303,8 +303,9 @@ def _varying(
     # A reference that varies wildly has no robust mean: its offset does not matter here, for it has no say either.
     own = np.where(np.isfinite(offset), offset, 1.0)[history.source]
     residual = history.ratio / own - factor
-    without = history.ratio / own - residual / (1.0 - fits.leverage)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # A sample that alone determines its fit (leverage 1) has no prediction by the others, and is not counted.
+        without = history.ratio / own - residual / (1.0 - fits.leverage)
         flux = history.ratio / without
         variance = (history.error / without) ** 2 + flux**2 * (scatter**2 + (factor_err / factor) ** 2)
     usable = np.isfinite(flux) & (variance > 0.0)

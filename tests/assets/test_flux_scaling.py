@@ -1,5 +1,7 @@
 """Scaling a day of photometry from the store: true factors, whatever the order in which days were made."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import polars as pl
 import pytest
@@ -191,6 +193,20 @@ def test_sources_that_are_no_references_stand_in_by_their_catalogue_fluxes(store
     expected = np.array([true[name] for name in scaled["source_id"]])
     ratio = scaled["peak_flux_jy_beam"].to_numpy() / scaled["factor"].to_numpy() / expected
     assert np.median(ratio) == pytest.approx(1.0, abs=0.05)
+
+
+def test_dagster_knows_which_photometry_a_day_of_light_curves_uses():
+    """Photometry of the day itself and of the 60 days before it, and none of a later day."""
+    from contimg_assets.partitions import day_and_reference_history, days, observations
+
+    mapped = day_and_reference_history.get_upstream_mapped_partitions_result_for_partitions(
+        days.subset_with_partition_keys(["2026-03-15"]),
+        days,
+        observations,
+        current_time=datetime(2026, 4, 1, tzinfo=UTC),
+    )
+    ranges = mapped.partitions_subset.get_partition_key_ranges(observations)
+    assert [(one.start, one.end) for one in ranges] == [("2026-01-14T00:00", "2026-03-15T23:55")]
 
 
 def test_a_day_without_observations_has_no_rows(store):
