@@ -2,13 +2,17 @@
 
 from datetime import UTC, datetime
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
 from contimg_assets.flux_scaling import flux_scales, reference_measurements, scale_day
-from contimg_assets.partitions import day_partition
+from contimg_assets.partitions import day_partition, observation_partition
+from contimg_assets.photometry import flux_scale
 from contimg_assets.science.light_curves import FALLBACK_SCALE, UNIT_SCALE, combine_transits, flag_scale_fallbacks
+from contimg_assets.variability import light_curves
+from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store
 
 FIRST_MJD = 61042.0
@@ -193,6 +197,35 @@ def test_sources_that_are_no_references_stand_in_by_their_catalogue_fluxes(store
     expected = np.array([true[name] for name in scaled["source_id"]])
     ratio = scaled["peak_flux_jy_beam"].to_numpy() / scaled["factor"].to_numpy() / expected
     assert np.median(ratio) == pytest.approx(1.0, abs=0.05)
+
+
+def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
+    """flux_scale and light_curves run in Dagster on the catalogue and photometry of one observation, and name numbers."""
+    monkeypatch.setenv("CONTIMG_DATA", str(tmp_path))
+    monkeypatch.setenv("CONTIMG_MINIMUM_FREE_GB", "0")
+    observatory = Observatory()
+    catalogue, true = catalogue_and_truth(8)
+    rows = photometry(catalogue, true, 0, 0)
+    window, day = observation_partition(FIRST_MJD + 0.3), day_partition(FIRST_MJD)
+    observatory.products.write_parquet("reference_catalogue", None, catalogue)
+    observatory.products.write_parquet("forced_photometry", window, rows)
+    observatory.store.initialise()
+    observatory.store.replace("forced_photometry", rows, partition_key=window)
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = [
+            dg.materialize([asset], partition_key=key, resources={"observatory": observatory}, instance=instance)
+            for asset, key in ((flux_scale, window), (light_curves, day))
+        ]
+    scale, curves = (
+        result.asset_materializations_for_node(name)[0]
+        for result, name in zip(made, ("flux_scale", "light_curves"), strict=True)
+    )
+    assert scale.metadata["n_references"].value == N_REFERENCES
+    assert 0.0 < scale.metadata["cross_validated_mean"].value < 0.2
+    assert sum(curves.metadata["flux_scale_methods"].value.values()) == rows.height
+    assert set(curves.metadata["cross_validated_scatter"].value) == {"catalogue", "ensemble", "ensemble_plane"}
+    assert rows_of(observatory.store, "flux_scale_comparison").height == 3
+    assert rows_of(observatory.store, "flux_reference").height == N_REFERENCES
 
 
 def test_dagster_knows_which_photometry_a_day_of_light_curves_uses():
