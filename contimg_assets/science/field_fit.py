@@ -39,7 +39,8 @@ class FitSettings:
     min_plane_members: int = 8
     """Fewer members are fitted by a constant."""
     plane_gain: float = 0.95
-    """A plane is kept where its cross-validated scatter is below this fraction of that of the constant."""
+    """A plane is kept where its cross-validated scatter is below this fraction of that of the constant; infinite keeps
+    every plane."""
     n_iterations: int = 30
 
 
@@ -143,7 +144,7 @@ def fit_fields(
         design = np.stack([np.ones(planar.value.size), planar.x_deg, planar.y_deg], axis=1)
         plane = _fit(planar, design, coefficients, scatter, settings)
         missed_by_plane[tried] = _missed(planar, plane, constant.total[inside], clip[inside], centre, n_members)[tried]
-        has_plane = tried & (missed_by_plane < settings.plane_gain * missed)
+        has_plane = tried & (missed_by_plane / settings.plane_gain < missed)
         coefficients[has_plane], covariance[has_plane] = plane.coefficients[has_plane], plane.covariance[has_plane]
         sloped = has_plane[samples.group]
         residual, leverage = residual.copy(), leverage.copy()

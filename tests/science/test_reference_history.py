@@ -138,6 +138,21 @@ def test_first_day_assumes_a_scatter_and_expels_nobody():
     assert np.isnan(compared.scatter).all()
 
 
+@pytest.mark.parametrize("n_references", [1, 2, 3, 6, 9])
+@pytest.mark.parametrize("until", [1, 2, 6])
+def test_few_references_seen_a_few_times_are_learned_without_trouble(n_references, until):
+    """From one reference seen once on: offsets where there is something to learn them from, factors near the truth."""
+    season = Season(10, n_references=n_references, n_others=20, n_days=6, n_varying=0)
+    knowledge, _ = learn_references(season.history(until))
+    found = season.factors(until - 1, knowledge)
+    if n_references < 3:
+        assert set(found.method) == {"unit"}
+    else:
+        others = slice(n_references, None)
+        assert np.median(found.factor[others] / season.factor[others, until - 1]) == pytest.approx(1.0, abs=0.1)
+        assert np.isfinite(knowledge.offset[0]).all()
+
+
 def test_no_references_teach_nothing():
     """An empty history gives no offsets and no observations."""
     none, zero = np.zeros(0), np.zeros(0, dtype=np.int64)
