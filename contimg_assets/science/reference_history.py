@@ -99,7 +99,9 @@ class ReferenceKnowledge:
 
     def row_without(self, source: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row that knows nothing of each source; row 0 for sources that are no references."""
-        return np.where(source >= 0, 1 + self.fold[np.maximum(source, 0)], 0)
+        row = np.zeros(source.size, dtype=np.int64)
+        row[source >= 0] = 1 + self.fold[source[source >= 0]]
+        return row
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -182,6 +182,20 @@ def test_observation_with_nothing_to_go_by_has_unit_factor_and_a_flag(store):
     assert scale["method"].to_list() == ["unit: too_few_references"]
 
 
+@pytest.mark.parametrize("n_references", [0, 1, 5])
+def test_catalogue_with_few_references_scales_by_what_there_is(store, n_references):
+    """Without enough references other catalogue sources give every factor; with five, they do."""
+    catalogue, true = catalogue_and_truth(9)
+    chosen = catalogue.filter("is_reference")["source_id"].to_list()[:n_references]
+    catalogue = catalogue.with_columns(is_reference=pl.col("source_id").is_in(chosen))
+    write_observation(store, catalogue, photometry(catalogue, true, 0, 0))
+    methods = make_day(store, catalogue, 0).measurements["scale_method"].unique().to_list()
+    if n_references < 3:
+        assert methods == ["catalogue_flux"]
+    else:
+        assert set(methods) <= {"biweight_mean", "one_sided_mean"}
+
+
 def test_sources_that_are_no_references_stand_in_by_their_catalogue_fluxes(store):
     """With references whose photometry is missing, negative or flagged, bright catalogue sources give the factor."""
     catalogue, true = catalogue_and_truth(6)
