@@ -51,6 +51,14 @@ days = dg.TimeWindowPartitionsDefinition(
 this_and_previous_day = dg.TimeWindowPartitionMapping(start_offset=-1, allow_nonexistent_upstream_partitions=True)
 """Gains may use the bandpass of their own day or of the day before."""
 
+REFERENCE_HISTORY_D = 60
+"""Days before a day from whose photometry its flux references are learned."""
+
+day_and_reference_history = dg.TimeWindowPartitionMapping(
+    start_offset=-REFERENCE_HISTORY_D, allow_nonexistent_upstream_partitions=True
+)
+"""Light curves of a day use the raw photometry of the references on the days before."""
+
 
 def utc_of_mjd(mjd: float) -> datetime:
     """Aware UTC datetime of a Modified Julian Date."""

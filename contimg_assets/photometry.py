@@ -16,6 +16,7 @@ from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks import photometry as checks
 from contimg_assets.conventions import per_observation
 from contimg_assets.failures import dagster_failures
+from contimg_assets.flux_scaling import flux_scales, reference_measurements
 from contimg_assets.imaging import continuum_image
 from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import with_provenance
@@ -25,7 +26,6 @@ from contimg_resources.products import require
 from contimg_resources.store.connection import Store
 
 FULL_BAND = "full"
-CATALOGUE_COLUMNS = ("source_id", "flux_jy", "flux_err_jy", "spectral_index", "is_reference")
 MEASURED_COLUMNS = (
     "peak_flux_jy_beam",
     "peak_flux_err_jy_beam",
@@ -169,21 +169,26 @@ def measure_band(image: Any, maps: dict[str, Any], inside: pl.DataFrame, catalog
 @dg.asset(
     deps=[forced_photometry, reference_catalogue],
     check_specs=checks.FLUX_SCALE,
-    **per_observation("photometry", {"duckdb"}, code_version="1"),
+    **per_observation("photometry", {"duckdb"}, code_version="2"),
 )
 def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
-    """What the fluxes of one observation must be divided by to be on the scale of the reference sources, per band.
+    """What the fluxes of one observation must be divided by to be on the scale of the catalogue, per band.
 
-    Robust weighted mean of measured over catalogue flux of bright, compact, isolated sources; a source is never part
-    of the factor that corrects it (light_curves leaves it out). Outside 0.5 to 2, or with too few references, the
-    factor is 1 and method ``unit`` says so. Writes table flux_scale: ``factor``, ``factor_err``, ``n_references``,
-    ``scatter``, ``method``. Read by light_curves; with it the observation is processed. Remade when its photometry is.
+    Robust weighted mean of measured over catalogue flux of bright, compact, isolated sources, or a plane across the field
+    where it predicts left-out references better. Where the references give no factor (too few, outside 0.5 to 2, too
+    scattered) other catalogue sources are asked (method ``catalogue_flux``); failing them the factor is 1 and method
+    ``unit`` says why. It knows of no other observation; light_curves learns from all of them. Writes tables flux_scale:
+    ``factor``, ``factor_err``, ``n_references``, ``scatter``, ``method``, gradients and cross-validated errors; and
+    flux_reference, the raw measurements of the references. Read by light_curves; with it the observation is processed.
+    Remade when its photometry is.
     """
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
         catalogue = products.read_parquet("reference_catalogue", None)
         measured = products.read_parquet("forced_photometry", partition_key)
         rows = flux_scales(measured, catalogue, observatory.settings.photometry.minimum_references)
+        references = with_provenance(reference_measurements(measured, catalogue), context)
+        store.replace("flux_reference", references, partition_key=partition_key)
         store.replace("flux_scale", with_provenance(rows, context), partition_key=partition_key)
         results = checks.judge_flux_scale(store, context, rows)
         mark_processed(store, partition_key)
@@ -192,9 +197,9 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     return dg.MaterializeResult(
         metadata={
             **{
-                name: full[name]
-                for name in ("factor", "factor_err", "n_references", "scatter", "method")
-                if full[name] is not None
+                name: value
+                for name, value in full.items()
+                if name not in {"observation_id", "band"} and value is not None
             },
             "bands": dg.MetadataValue.json(rows.drop("observation_id").to_dicts()),
             "ratios": dg.MetadataValue.md(markdown_image(picture, "flux ratios to the catalogue")),
@@ -203,58 +208,17 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     )
 
 
-def flux_scales(measured: pl.DataFrame, catalogue: pl.DataFrame, minimum_references: int) -> pl.DataFrame:
-    """Rows of table ``flux_scale``: one per band."""
-    from contimg_assets.science.flux_scale import FluxScaleSettings, estimate_flux_scale
-
-    settings = FluxScaleSettings(min_references=minimum_references)
-    rows = []
-    for (observation_id, band), part in measured.group_by("observation_id", "band", maintain_order=True):
-        scale = estimate_flux_scale(reference_ratios_of(part, catalogue), settings)
-        rows.append(
-            {
-                "observation_id": observation_id,
-                "band": band,
-                "factor": scale.factor,
-                "factor_err": scale.factor_err,
-                "n_references": scale.n_references,
-                "scatter": scale.scatter,
-                "method": scale.method if scale.method != "unit" else f"unit: {scale.reason}",
-            }
-        )
-    return pl.DataFrame(rows)
-
-
-def reference_ratios_of(part: pl.DataFrame, catalogue: pl.DataFrame) -> Any:
-    """Ratios of the reference sources among the rows of one observation and band."""
-    from contimg_assets.science.flux_scale import band_flux_jy, reference_ratios
-    from contimg_assets.science.photometry.flags import UNRELIABLE
-
-    joined = part.join(catalogue.select(CATALOGUE_COLUMNS), on="source_id", how="left", maintain_order="left")
-    frequency_hz = float(part["frequency_hz"][0])
-    alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, frequency_hz)
-    catalogue_err = band_flux_jy(
-        joined["flux_err_jy"].cast(pl.Float64).fill_null(np.nan).to_numpy(), alpha, frequency_hz
-    )
-    is_usable = joined["is_reference"].fill_null(value=False).to_numpy() & (
-        (joined["flags"].to_numpy() & UNRELIABLE) == 0
-    )
-    return reference_ratios(
-        joined["peak_flux_jy_beam"].to_numpy(),
-        joined["peak_flux_err_jy_beam"].to_numpy(),
-        expected,
-        catalogue_err,
-        is_usable,
-    )
-
-
 def ratio_table(measured: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
     """Full-band fluxes beside those of the catalogue at the same frequency, for the picture."""
     from contimg_assets.science.flux_scale import band_flux_jy
 
     full = measured.filter(band=FULL_BAND)
-    joined = full.join(catalogue.select(CATALOGUE_COLUMNS), on="source_id", how="left", maintain_order="left")
+    joined = full.join(
+        catalogue.select("source_id", "flux_jy", "spectral_index", "is_reference"),
+        on="source_id",
+        how="left",
+        maintain_order="left",
+    )
     alpha = joined["spectral_index"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     expected = band_flux_jy(joined["flux_jy"].to_numpy(), alpha, float(joined["frequency_hz"][0]))
     return joined.select("is_reference", flux_jy="peak_flux_jy_beam", flux_err_jy="peak_flux_err_jy_beam").with_columns(

@@ -15,8 +15,9 @@ from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks import variability as checks
 from contimg_assets.conventions import FOLLOWS_THE_DAY, follows_only, per_day
 from contimg_assets.failures import dagster_failures
-from contimg_assets.partitions import day_mjd_range, utc_of_mjd
-from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry, reference_ratios_of
+from contimg_assets.flux_scaling import scale_day
+from contimg_assets.partitions import day_and_reference_history, day_mjd_range, utc_of_mjd
+from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry
 from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import with_provenance
 from contimg_assets.source_pictures import eta_v_plane, light_curve_plot
@@ -30,28 +31,47 @@ MOST_PICTURES = 3
 
 
 @dg.asset(
-    deps=[flux_scale, forced_photometry, reference_catalogue],
+    deps=[
+        flux_scale,
+        dg.AssetDep(forced_photometry, partition_mapping=day_and_reference_history),
+        reference_catalogue,
+    ],
     check_specs=checks.LIGHT_CURVES,
     automation_condition=follows_only("flux_scale"),
     pool="store",
-    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+    **per_day("variability", {"parquet", "duckdb"}, code_version="2"),
 )
 def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """One light-curve point per source, band and transit: the day's observations of each source combined.
 
-    Each flux is divided by the flux scale of its observation, without the source itself; observations of one transit
-    are combined by outlier-resistant inverse-variance weights. Statistical and systematic errors are kept apart.
-    Non-detections are points. Writes Parquet and table light_curve: ``flux_jy``, ``flux_err_jy``, ``flux_sys_err_jy``,
-    ``n_observations``. Read by variability_statistics and ese_candidates. Remade when photometry or flux scale of the
-    day change.
+    Each flux is divided by the flux scale of its observation at the source, from references without the source itself:
+    what is constant in them, and which of them vary, is learned from their raw photometry of this day and the 60 before
+    it. Observations of one transit are combined by outlier-resistant inverse-variance weights. Statistical and
+    systematic errors are kept apart. Non-detections are points. Writes Parquet and table light_curve: ``flux_jy``,
+    ``flux_err_jy``, ``flux_sys_err_jy``, ``n_observations``, ``flags`` (fallbacks of the scale among them); and table
+    flux_scale_comparison: each way to scale, tried on references it had not used. Read by variability_statistics and
+    ese_candidates. Remade when photometry or flux scale of the day change; earlier photometry that changes makes it
+    out of date.
     """
-    from contimg_assets.science.light_curves import combine_transits
+    from contimg_assets.science.light_curves import combine_transits, flag_scale_fallbacks
 
-    day, products, store = context.partition_key, observatory.products, observatory.store
+    day, products, store, settings = (
+        context.partition_key,
+        observatory.products,
+        observatory.store,
+        observatory.settings,
+    )
     with dagster_failures(context, store):
-        measurements = scaled_measurements(store, products.read_parquet("reference_catalogue", None), day)
-        points = combine_transits(measurements)
+        scaled = scale_day(
+            store,
+            products.read_parquet("reference_catalogue", None),
+            day,
+            method=settings.feature_flux_scale,
+            minimum_references=settings.photometry.minimum_references,
+        )
+        points = combine_transits(flag_scale_fallbacks(scaled.measurements))
         path = products.write_parquet("light_curves", day, points)
+        store.replace("flux_scale_comparison", with_provenance(scaled.comparison, context), partition_key=day)
         store.replace("light_curve", with_provenance(points, context), partition_key=day)
         results = checks.judge_light_curves(store, context, points)
     return dg.MaterializeResult(
@@ -59,28 +79,23 @@ def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) ->
             "path": dg.MetadataValue.path(str(path)),
             "n_points": points.height,
             "n_sources": points["source_id"].n_unique(),
-            "n_measurements": measurements.height,
+            "n_measurements": scaled.measurements.height,
+            "flux_scale_methods": dg.MetadataValue.json(
+                dict(scaled.measurements["scale_method"].value_counts(sort=True).iter_rows())
+            ),
+            "cross_validated_scatter": dg.MetadataValue.json(
+                dict(
+                    scaled.comparison.filter(band=FULL_BAND)
+                    .group_by("method")
+                    .agg(pl.col("cross_validated_scatter").median())
+                    .sort("method")
+                    .iter_rows()
+                )
+            ),
+            "variable_references": dg.MetadataValue.json(scaled.expelled),
         },
         check_results=results,
     )
-
-
-def scaled_measurements(store: Store, catalogue: pl.DataFrame, day: str) -> pl.DataFrame:
-    """Forced photometry of a day with the flux-scale factor of each source, from which the source itself is left out."""
-    from contimg_assets.science.flux_scale import FluxScaleSettings, leave_one_out_factors
-
-    measured = store.query(
-        "SELECT p.* EXCLUDE (run_id, code_version) FROM forced_photometry p JOIN flux_scale USING (observation_id, band)"
-        " WHERE p.mjd >= ? AND p.mjd < ? ORDER BY observation_id, band, source_id",
-        list(day_mjd_range(day)),
-    )
-    parts = []
-    for _, part in measured.group_by("observation_id", "band", maintain_order=True):
-        factor, factor_err = leave_one_out_factors(
-            reference_ratios_of(part, catalogue), part.height, FluxScaleSettings()
-        )
-        parts.append(part.with_columns(factor=pl.Series(factor), factor_err=pl.Series(factor_err)))
-    return pl.concat(parts) if parts else measured.with_columns(factor=pl.lit(1.0), factor_err=pl.lit(0.0))
 
 
 def history(store: Store, day: str) -> pl.DataFrame:

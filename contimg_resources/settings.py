@@ -194,6 +194,14 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
     log_format: Literal["console", "json"] = "console"
 
+    feature_flux_scale: Literal["ensemble", "catalogue"] = Field(
+        "ensemble",
+        description=(
+            "how light curves are scaled: by references with learned offsets and a plane, or by catalogue fluxes as they"
+            " are; table flux_scale_comparison keeps both"
+        ),
+    )
+
     flagging: FlaggingSettings = FlaggingSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     imaging: ImagingSettings = ImagingSettings()

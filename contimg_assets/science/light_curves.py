@@ -26,6 +26,19 @@ spread."""
 NO_MEASUREMENT = 1 << 17
 """Flag: the source was looked at but nothing could be measured; flux density and errors are NULL."""
 
+FALLBACK_SCALE = 1 << 18
+"""Flag: a measurement was scaled by a fallback: references of the wider field or of one side only, or catalogue sources
+that are no references."""
+
+UNIT_SCALE = 1 << 19
+"""Flag: a measurement has no flux scale: factor 1 with the error of an unmeasured scale."""
+
+_SCALE_FLAGS = {
+    "wider_field": FALLBACK_SCALE,
+    "one_sided_mean": FALLBACK_SCALE,
+    "catalogue_flux": FALLBACK_SCALE,
+    "unit": UNIT_SCALE,
+}
 _HUBER_SIGMA = 3.0
 _DISAGREEMENT_SIGMA = 5.0
 
@@ -41,10 +54,16 @@ LIGHT_CURVE_SCHEMA = {
     "n_observations": pl.Int32,
     "flags": pl.Int32,
 }
-"""Columns of the table ``light_curve``. ``flags`` are those of the measurements (bits 0-15), joined, and the two
+"""Columns of the table ``light_curve``. ``flags`` are those of the measurements (bits 0-15), joined, and the four
 above."""
 
 _POINT = ["source_id", "epoch_mjd", "band"]
+
+
+def flag_scale_fallbacks(measurements: pl.DataFrame) -> pl.DataFrame:
+    """Add to ``flags`` how the scale of each measurement was found (column ``scale_method``), where not by the fit."""
+    flag = pl.col("scale_method").replace_strict(_SCALE_FLAGS, default=0, return_dtype=pl.Int32)
+    return measurements.with_columns(flags=pl.col("flags").cast(pl.Int32) | flag)
 
 
 def combine_transits(measurements: pl.DataFrame) -> pl.DataFrame:

@@ -156,7 +156,21 @@ _TABLES = (
         "flux_scale",
         "observation_id band",
         f"""observation_id VARCHAR, band VARCHAR, {PROVENANCE}, factor DOUBLE, factor_err DOUBLE, n_references INTEGER,
-        scatter DOUBLE, method VARCHAR""",
+        scatter DOUBLE, method VARCHAR, gradient_east_per_deg DOUBLE, gradient_north_per_deg DOUBLE,
+        cross_validated_mean DOUBLE, cross_validated_plane DOUBLE""",
+    ),
+    _table(
+        "flux_reference",
+        "observation_id source_id band",
+        f"""observation_id VARCHAR, source_id VARCHAR, band VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz! DOUBLE,
+        flux_jy! DOUBLE, flux_err_jy! DOUBLE, offset_east_deg! DOUBLE, offset_north_deg! DOUBLE""",
+        is_indexed=False,
+    ),
+    _table(
+        "flux_scale_comparison",
+        "observation_id band method",
+        f"""observation_id VARCHAR, band VARCHAR, method VARCHAR, {PROVENANCE}, factor DOUBLE, factor_err DOUBLE,
+        n_references! INTEGER, has_plane! BOOLEAN, cross_validated_scatter DOUBLE, is_applied! BOOLEAN""",
     ),
     _table(
         "light_curve",

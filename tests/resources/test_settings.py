@@ -142,6 +142,16 @@ def test_misspelt_variables_are_found(monkeypatch):
     assert unknown_variables() == {"CONTIMG_INCOMMING": "CONTIMG_INCOMING"}
 
 
+def test_feature_flag_of_the_flux_scale_is_read_and_checked(monkeypatch):
+    """The flag chooses one of two methods; anything else is refused with its name."""
+    assert load_settings().feature_flux_scale == "ensemble"
+    monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "catalogue")
+    assert load_settings().feature_flux_scale == "catalogue"
+    monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "median")
+    with pytest.raises(SettingsError, match="CONTIMG_FEATURE_FLUX_SCALE"):
+        load_settings()
+
+
 def test_telescope_defaults_to_dsa110():
     """Without a description the telescope is DSA-110, as its raw files name it."""
     telescope = load_telescope()
