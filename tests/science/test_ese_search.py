@@ -9,7 +9,8 @@ from contimg_assets.science.ese.false_alarms import false_alarm_probability, tri
 from contimg_assets.science.ese.grid import grid_templates, put_on_grids
 from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid
 from contimg_assets.science.ese.scan import scan
-from contimg_assets.science.ese.score import log_likelihoods, score_series
+from contimg_assets.science.ese.likelihoods import log_likelihoods
+from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows, without_outliers
 from contimg_assets.science.ese.settings import SearchSettings
