@@ -5,10 +5,7 @@ What belongs here: the three assets. Everything computed is ``science.light_curv
 candidates look at everything up to the end of the day.
 """
 
-import zlib
-
 import dagster as dg
-import numpy as np
 import polars as pl
 
 from contimg_assets.catalogue import reference_catalogue
@@ -143,46 +140,46 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
     check_specs=checks.ESE_CANDIDATES,
     automation_condition=FOLLOWS_THE_DAY,
     pool="store",
-    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+    **per_day("variability", {"parquet", "duckdb"}, code_version="2"),
 )
 def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Candidates for extreme scattering events as of the end of the day, with a verdict each.
 
     A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the
-    false-alarm probability is calibrated by simulation. The sub-bands tell a lens (effect grows with wavelength
+    false-alarm probability is calibrated by simulation, with the noise of the light curves up to the day before.
+    Sources without new points are not searched again. The sub-bands tell a lens (effect grows with wavelength
     squared) from an achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate
     (status set by people is kept) and appends to candidate_event. Read by quality_report and the portal. Remade when
     light curves change.
     """
-    from contimg_assets.science.ese.candidates import find_candidates
+    from contimg_assets.event_search import search_day
     from contimg_assets.science.ese.events import candidate_events
     from contimg_assets.science.ese.settings import SearchSettings
 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
-        points = history(store, day)
         earlier = earlier_candidates(products, day)
-        rng = np.random.default_rng(zlib.crc32(day.encode()))
-        limits = SearchSettings(**observatory.settings.ese.model_dump())
-        found = find_candidates(points, day_mjd_range(day)[1], rng, limits, previous=earlier)
+        search = search_day(store, products, day, SearchSettings(**observatory.settings.ese.model_dump()), earlier)
+        found = search.candidates
         path = products.write_parquet("ese_candidates", day, found)
-        newest = utc_of_mjd(float(points["mjd"].to_numpy().max(initial=day_mjd_range(day)[0])))
         record_candidates(
             store,
             with_provenance(naive_times(found), context),
-            naive_times(candidate_events(earlier, found, newest)),
+            naive_times(candidate_events(earlier, found, utc_of_mjd(search.newest_mjd))),
             partition_key=day,
         )
-        results = checks.judge_candidates(store, context, found, points)
+        results = checks.judge_candidates(store, context, found, search.points, search.n_sources)
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(path)),
             "n_candidates": found.height,
+            "n_sources": search.n_sources,
+            "n_searched": search.n_searched,
             "verdicts": dg.MetadataValue.json(dict(found["verdict"].value_counts().iter_rows())),
             "candidates": dg.MetadataValue.json(
                 found.select("candidate_id", "source_id", "significance", "tier", "depth", "verdict").to_dicts()
             ),
-            **candidate_pictures(found, points),
+            **candidate_pictures(found, search.points),
         },
         check_results=results,
     )

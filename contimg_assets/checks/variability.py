@@ -117,11 +117,10 @@ def judge_statistics(
 
 
 def judge_candidates(
-    store: Store, context: dg.AssetExecutionContext, found: pl.DataFrame, points: pl.DataFrame
+    store: Store, context: dg.AssetExecutionContext, found: pl.DataFrame, points: pl.DataFrame, n_sources: int
 ) -> list[dg.AssetCheckResult]:
-    """Judge candidates against the light curves they were found in."""
+    """Judge candidates against the light curves they were found in (``points``), and their number among all sources."""
     contradicted = [row["candidate_id"] for row in found.iter_rows(named=True) if not _is_faint_at_peak(row, points)]
-    n_sources = points["source_id"].n_unique()
     fraction = found["source_id"].n_unique() / n_sources if n_sources else 0.0
     return record(
         store,

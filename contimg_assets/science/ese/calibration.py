@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from contimg_assets.science.ese.false_alarms import trials_from_noise
@@ -148,3 +149,37 @@ def _simulated(calibration: Calibration, step_d: float, n_node: int) -> GriddedW
         state = memory * state + np.sqrt(1.0 - memory**2) * rng.standard_normal(n)
     value = np.where(weight > 0.0, noise, 0.0)
     return GriddedWindows(np.arange(n), np.zeros(n), value, weight, step_d)
+
+
+CALIBRATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "models": pl.List(pl.List(pl.Float64)),
+    "weights": pl.List(pl.List(pl.Float64)),
+    "n_simulated": pl.Int64,
+    "seed": pl.Int64,
+    "trials": pl.List(pl.List(pl.Float64)),
+}
+"""A calibration as a table of one row; each of ``trials`` is step, nodes, number."""
+
+
+def as_table(calibration: Calibration) -> pl.DataFrame:
+    """A calibration in the shape it is kept in."""
+    row = {
+        "models": calibration.models.tolist(),
+        "weights": [row.tolist() for row in calibration.weights],
+        "n_simulated": calibration.n_simulated,
+        "seed": calibration.seed,
+        "trials": [[*grid, number] for grid, number in sorted(calibration.trials.items())],
+    }
+    return pl.DataFrame([row], schema=CALIBRATION_SCHEMA)
+
+
+def from_table(table: pl.DataFrame) -> Calibration:
+    """A calibration that was kept, the same to the last bit."""
+    (row,) = table.select(list(CALIBRATION_SCHEMA)).iter_rows(named=True)
+    return Calibration(
+        models=np.array(row["models"]),
+        weights=[np.array(one) for one in row["weights"]],
+        n_simulated=row["n_simulated"],
+        seed=row["seed"],
+        trials={(step_d, int(n_node)): number for step_d, n_node, number in row["trials"]},
+    )

@@ -65,8 +65,7 @@ class GriddedWindows:
 
     def part(self, rows: NDArray[np.int64]) -> GriddedWindows:
         """Some of the windows."""
-        chosen = (of[rows] for of in (self.series, self.start_mjd, self.value, self.weight))
-        return GriddedWindows(*chosen, self.step_d)
+        return GriddedWindows(self.series[rows], self.start_mjd[rows], self.value[rows], self.weight[rows], self.step_d)
 
 
 def put_on_grids(series: list[Series], settings: SearchSettings) -> list[GriddedWindows]:
