@@ -306,7 +306,9 @@ def table_marks(rows: pl.DataFrame) -> pl.DataFrame:
     names = points.groups["source_id"].unique().sort()
     place = points.groups.join(names.to_frame().with_row_index("place"), on="source_id", maintain_order="left")["place"]
     source = place.to_numpy().astype(np.int64)[points.group]
-    return _marks(source, names.len(), _hashes(points.groups["band"])[points.group], points.rows).with_columns(names)
+    return _marks(
+        source, names.len(), _hashes(points.groups["band"].to_list())[points.group], points.rows
+    ).with_columns(names)
 
 
 def joined_marks(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:

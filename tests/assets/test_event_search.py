@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from contimg_assets.carried_statistics import statistics_of_day
 from contimg_assets.event_search import search_day
 from contimg_assets.partitions import day_partition
 from contimg_assets.science.ese.candidates import CANDIDATE_SCHEMA
@@ -166,3 +167,27 @@ def test_a_store_without_points_has_no_candidates(tmp_path):
     found = telescope.search(0)
     assert (found.candidates.height, found.n_sources, found.n_searched) == (0, 0, 0)
     assert found.newest_mjd == FIRST_DAY
+
+
+def test_statistics_of_a_day_are_computed_for_new_points_only(rows, tmp_path):
+    """After the second observation its sources are computed and the others taken; all are those of one run for the day."""
+    telescope = Telescope(tmp_path / "twice", rows, 20)
+    names = sorted(rows["source_id"].unique())
+
+    def computed(version="1"):
+        made = statistics_of_day(telescope.store, telescope.products, day_name(21), version)
+        return made.statistics, made.computed["source_id"].n_unique(), made.points["source_id"].n_unique()
+
+    telescope.observe(21, names[:6])
+    assert computed()[1:] == (6, 6)
+    telescope.observe(21)
+    statistics, *counts = computed()
+    assert counts == [len(names) - 6] * 2
+    assert computed()[1:] == (0, 0)
+    again, *counts = computed(version="2")
+    assert counts == [len(names)] * 2
+    assert again.equals(statistics)
+    telescope.store.delete("light_curve", partition_key=day_name(3))
+    changed, *counts = computed(version="2")
+    assert counts == [len(names)] * 2
+    assert changed["n_epochs"].to_list() == (statistics["n_epochs"] - 1).to_list()
