@@ -13,11 +13,14 @@ candidates whether it was made once, after each of its observations, or again a 
 import hashlib
 import zlib
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from contimg_assets.partitions import day_mjd_range, day_partition
+from contimg_assets.science import ese
 from contimg_assets.science.ese.calibration import Calibration, as_table, from_table
 from contimg_assets.science.ese.candidates import COMPARED, candidate_rows, sample_of
 from contimg_assets.science.ese.carried import (
@@ -33,8 +36,8 @@ from contimg_resources.products import Products, atomic_write
 from contimg_resources.store.connection import Store
 from contimg_resources.store.light_curves import marks_of_sources, points_of_sources
 
-_METHOD = "1"
-"""Changes when the same points would give another score: nothing of before is taken then."""
+_SOURCES_AT_ONCE = 10_000
+"""Sources whose points are in memory together: 9 million points of five bands and half a year."""
 
 _ASSET = "ese_candidates"
 _SCORES, _CALIBRATION = ".scores.parquet", ".calibration.parquet"
@@ -126,9 +129,16 @@ def _learning(store: Store, marks: pl.DataFrame, mjd: int, settings: SearchSetti
     """What the calibration of the day that begins at a time is learned from."""
     known = marks.filter(pl.col("first_mjd") < mjd)["source_id"]
     points = points_of_sources(store, sample_of(known, CALIBRATED_WITH), float(mjd))
-    content = hashlib.sha256(f"{_METHOD} {mjd} {asdict(settings)}".encode())
+    content = hashlib.sha256(f"{_method()} {mjd} {asdict(settings)}".encode())
     content.update(points.hash_rows().to_numpy().tobytes())
     return _Learning(day_partition(mjd), points, content.hexdigest()[:16])
+
+
+@cache
+def _method() -> str:
+    """Changes with the text of the search, so that nothing found by another one is taken."""
+    folder = Path(ese.__path__[0])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
 def _searched(
@@ -142,12 +152,14 @@ def _searched(
     """Search some sources with one calibration; rows to keep."""
     calibration = _calibration(products, learning, settings)
     n_known = len(calibration.trials)
-    names = sources["source_id"].to_list()
-    found = found_in_sources(points_of_sources(store, names, end_mjd), names, calibration, settings)
+    found = []
+    for some in sources["source_id"].sort().to_frame().iter_slices(_SOURCES_AT_ONCE):
+        names = some["source_id"].to_list()
+        found.append(found_in_sources(points_of_sources(store, names, end_mjd), names, calibration, settings))
     if len(calibration.trials) > n_known:
         table = as_table(calibration).with_columns(name=pl.lit(learning.name))
         atomic_write(products.document(_ASSET, learning.day, _CALIBRATION), table.write_parquet)
-    return found.join(sources.select(_KEY), on="source_id").select(list(_KEPT_SCHEMA))
+    return pl.concat(found).join(sources.select(_KEY), on="source_id").select(list(_KEPT_SCHEMA))
 
 
 def _calibration(products: Products, learning: _Learning, settings: SearchSettings) -> Calibration:
