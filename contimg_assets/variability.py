@@ -5,12 +5,10 @@ What belongs here: the three assets. Everything computed is ``science.light_curv
 candidates look at everything up to the end of the day.
 """
 
-import zlib
-
 import dagster as dg
-import numpy as np
 import polars as pl
 
+from contimg_assets.carried_statistics import statistics_of_day
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks import variability as checks
 from contimg_assets.conventions import FOLLOWS_THE_DAY, follows_only, per_day
@@ -19,13 +17,13 @@ from contimg_assets.flux_scaling import scale_day
 from contimg_assets.partitions import day_and_reference_history, day_mjd_range, utc_of_mjd
 from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry
 from contimg_assets.pictures import markdown_image
-from contimg_assets.provenance import with_provenance
+from contimg_assets.provenance import code_version, with_provenance
 from contimg_assets.source_pictures import eta_v_plane, light_curve_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import Products
 from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
-from contimg_resources.store.light_curves import points_of_sources, points_until
+from contimg_resources.store.light_curves import points_until
 
 MOST_PICTURES = 3
 
@@ -103,13 +101,6 @@ def history(store: Store, day: str) -> pl.DataFrame:
     return points_until(store, day_mjd_range(day)[1])
 
 
-def history_of_the_day(store: Store, day: str) -> pl.DataFrame:
-    """The points up to the end of a day of the sources that the day observed: nobody else's statistics have changed."""
-    start, end = day_mjd_range(day)
-    observed = store.query("SELECT DISTINCT source_id FROM light_curve WHERE mjd >= ? AND mjd < ?", [start, end])
-    return points_of_sources(store, observed["source_id"].to_list(), end)
-
-
 @dg.asset(
     deps=[light_curves],
     check_specs=checks.VARIABILITY_STATISTICS,
@@ -120,27 +111,27 @@ def history_of_the_day(store: Store, day: str) -> pl.DataFrame:
 def variability_statistics(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """How much each source observed this day varies, as of its end: eta, V, pair statistics and more, per band.
 
-    A source keeps its newest row until it is observed again: the day costs its own sources, not the catalogue.
+    A source keeps its newest row until it is observed again, and its row of the day while it has no new points: an
+    observation costs its own sources, not the day's and not the catalogue's.
     Definitions are the field's (VAST, TraP): eta is the weighted reduced chi-square about the weighted mean, V the
     sample standard deviation over the mean; deviations leave the point itself out. NULL where undefined. Writes
     Parquet and table variability_statistics. Read by quality_report and people. Remade when light curves up to the day
     change.
     """
-    from contimg_assets.science.variability import variability_statistics as compute_statistics
-
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
-        points = history_of_the_day(store, day)
-        statistics = compute_statistics(points, day_mjd_range(day)[1])
+        made = statistics_of_day(store, products, day, code_version(context))
+        statistics = made.statistics
         path = products.write_parquet("variability_statistics", day, statistics)
         store.replace("variability_statistics", with_provenance(statistics, context), partition_key=day)
-        results = checks.judge_statistics(store, context, statistics, points)
+        results = checks.judge_statistics(store, context, statistics, made.computed, made.points)
     full = statistics.filter(band=FULL_BAND)
     picture = eta_v_plane(full)
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(path)),
             "n_sources": full.height,
+            "n_computed": made.computed["source_id"].n_unique(),
             "most_variable": dg.MetadataValue.json(
                 full.sort("eta", descending=True, nulls_last=True)
                 .head(10)
@@ -158,46 +149,46 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
     check_specs=checks.ESE_CANDIDATES,
     automation_condition=FOLLOWS_THE_DAY,
     pool="store",
-    **per_day("variability", {"parquet", "duckdb"}, code_version="1"),
+    **per_day("variability", {"parquet", "duckdb"}, code_version="2"),
 )
 def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Candidates for extreme scattering events as of the end of the day, with a verdict each.
 
     A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the
-    false-alarm probability is calibrated by simulation. The sub-bands tell a lens (effect grows with wavelength
+    false-alarm probability is calibrated by simulation, with the noise of the light curves up to the day before.
+    Sources without new points are not searched again. The sub-bands tell a lens (effect grows with wavelength
     squared) from an achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate
     (status set by people is kept) and appends to candidate_event. Read by quality_report and the portal. Remade when
     light curves change.
     """
-    from contimg_assets.science.ese.candidates import find_candidates
+    from contimg_assets.event_search import search_day
     from contimg_assets.science.ese.events import candidate_events
     from contimg_assets.science.ese.settings import SearchSettings
 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
-        points = history(store, day)
         earlier = earlier_candidates(products, day)
-        rng = np.random.default_rng(zlib.crc32(day.encode()))
-        limits = SearchSettings(**observatory.settings.ese.model_dump())
-        found = find_candidates(points, day_mjd_range(day)[1], rng, limits, previous=earlier)
+        search = search_day(store, products, day, SearchSettings(**observatory.settings.ese.model_dump()), earlier)
+        found = search.candidates
         path = products.write_parquet("ese_candidates", day, found)
-        newest = utc_of_mjd(float(points["mjd"].to_numpy().max(initial=day_mjd_range(day)[0])))
         record_candidates(
             store,
             with_provenance(naive_times(found), context),
-            naive_times(candidate_events(earlier, found, newest)),
+            naive_times(candidate_events(earlier, found, utc_of_mjd(search.newest_mjd))),
             partition_key=day,
         )
-        results = checks.judge_candidates(store, context, found, points)
+        results = checks.judge_candidates(store, context, found, search.points, search.n_sources)
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(path)),
             "n_candidates": found.height,
+            "n_sources": search.n_sources,
+            "n_searched": search.n_searched,
             "verdicts": dg.MetadataValue.json(dict(found["verdict"].value_counts().iter_rows())),
             "candidates": dg.MetadataValue.json(
                 found.select("candidate_id", "source_id", "significance", "tier", "depth", "verdict").to_dicts()
             ),
-            **candidate_pictures(found, points),
+            **candidate_pictures(found, search.points),
         },
         check_results=results,
     )

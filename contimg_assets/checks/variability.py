@@ -62,9 +62,13 @@ def judge_light_curves(
 
 
 def judge_statistics(
-    store: Store, context: dg.AssetExecutionContext, statistics: pl.DataFrame, points: pl.DataFrame
+    store: Store,
+    context: dg.AssetExecutionContext,
+    statistics: pl.DataFrame,
+    computed: pl.DataFrame,
+    points: pl.DataFrame,
 ) -> list[dg.AssetCheckResult]:
-    """Judge statistics against a recomputation by DuckDB, and the population they describe."""
+    """Judge those rows that were computed now against a recomputation by DuckDB, and the population they all describe."""
     first, last = points["mjd"].min(), points["mjd"].max()
     recomputed = store.query(
         "SELECT source_id, band, avg(flux_jy) AS mean_flux_jy, stddev_samp(flux_jy) / avg(flux_jy) AS modulation_index"
@@ -73,10 +77,10 @@ def judge_statistics(
         [
             first if first is not None else 0.0,
             last if last is not None else 0.0,
-            statistics["source_id"].unique().to_list(),
+            computed["source_id"].unique().to_list(),
         ],
     )
-    joined = statistics.join(recomputed, on=["source_id", "band"], how="inner", suffix="_again")
+    joined = computed.join(recomputed, on=["source_id", "band"], how="inner", suffix="_again")
     difference = joined.select(
         "source_id",
         worst=pl.max_horizontal(
@@ -95,13 +99,13 @@ def judge_statistics(
         [
             Judgement(
                 "statistics_match_recomputation",
-                joined.height == statistics.height and largest <= LARGEST_RECOMPUTATION_DIFFERENCE,
+                joined.height == computed.height and largest <= LARGEST_RECOMPUTATION_DIFFERENCE,
                 largest,
                 LARGEST_RECOMPUTATION_DIFFERENCE,
                 "relative difference",
                 worst=difference["source_id"].head(5).to_list(),
                 blocking=True,
-                detail={"n_rows": statistics.height, "n_recomputed": joined.height},
+                detail={"n_rows": computed.height, "n_recomputed": joined.height},
             ),
             Judgement(
                 "population_is_mostly_constant",
@@ -117,11 +121,10 @@ def judge_statistics(
 
 
 def judge_candidates(
-    store: Store, context: dg.AssetExecutionContext, found: pl.DataFrame, points: pl.DataFrame
+    store: Store, context: dg.AssetExecutionContext, found: pl.DataFrame, points: pl.DataFrame, n_sources: int
 ) -> list[dg.AssetCheckResult]:
-    """Judge candidates against the light curves they were found in."""
+    """Judge candidates against the light curves they were found in (``points``), and their number among all sources."""
     contradicted = [row["candidate_id"] for row in found.iter_rows(named=True) if not _is_faint_at_peak(row, points)]
-    n_sources = points["source_id"].n_unique()
     fraction = found["source_id"].n_unique() / n_sources if n_sources else 0.0
     return record(
         store,

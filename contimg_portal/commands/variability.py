@@ -44,7 +44,8 @@ def variability(
     """Compute how much each source varies, and look for extreme scattering events.
 
     Rows of several frequencies are several bands of a source. Points without a flux density or a positive error are
-    left out and counted. A candidate's verdict is empty where the bands cannot tell plasma from an achromatic dip.
+    left out and counted, as are repeated rows; different points of a source, band and
+    time are counted and kept. A candidate's verdict is empty where the bands cannot tell plasma from an achromatic dip.
     """
     with one_screen_errors():
         import numpy as np
@@ -52,14 +53,16 @@ def variability(
         from contimg_assets.science.adaptive_binning import bin_light_curves
         from contimg_assets.science.ese.candidates import find_candidates
         from contimg_assets.science.ese.series import usable_rows
+        from contimg_assets.science.light_curve_tables import checked_table
         from contimg_assets.science.variability import variability_statistics
         from contimg_resources.products import atomic_write
 
-        table = _with_bands(_read(light_curves))
+        checked = checked_table(_with_bands(_read(light_curves)))
+        table = checked.rows
         n_usable = usable_rows(table, np.inf).height
         as_of_mjd = float(table.select(pl.col("mjd").filter(pl.col("mjd").is_finite()).max().fill_null(0.0)).item())
         stderr.print(f"{n_usable} usable points in {light_curves}", highlight=False)
-        n_points = table.height
+        n_points = table.height + checked.n_repeated
         if bin_to_snr is not None:
             table = bin_light_curves(table, bin_to_snr)
         statistics = variability_statistics(table, as_of_mjd)
@@ -70,7 +73,9 @@ def variability(
     result: dict[str, Any] = {
         "out": out,
         "n_points": n_points,
-        "n_unusable_points": n_points - n_usable,
+        "n_unusable_points": n_points - checked.n_repeated - n_usable,
+        "n_repeated_points": checked.n_repeated,
+        "n_simultaneous_points": checked.n_simultaneous,
         "n_bins": None if bin_to_snr is None else table.height,
         "n_sources": statistics["source_id"].n_unique(),
         "n_candidates": found.height,

@@ -1,6 +1,6 @@
-"""Light-curve points out of the store: all of them up to a time, or those of some sources.
+"""Light-curve points out of the store: all of them up to a time, those of some sources, or which sources have changed.
 
-What belongs here: these two questions, in one fixed order of rows. How points lie by source is ``source_order.py``;
+What belongs here: these questions, in one fixed order of rows. How points lie by source is ``source_order.py``;
 writing is ``connection.py``; what people ask one source at a time is ``queries.py``.
 """
 
@@ -16,13 +16,16 @@ from contimg_resources.store.connection import Store
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.source_order import (
     VALUES,
+    Block,
     BlockSizes,
     Contents,
     in_order,
+    joined_marks,
     open_blocks,
     partitions_to_seal,
     points_of_table,
     served_partitions,
+    table_marks,
     write_block,
 )
 
@@ -51,28 +54,47 @@ def points_of_sources(
     return _points(store, source_ids, before_mjd, sizes)
 
 
+def marks_of_sources(store: Store, before_mjd: float, sizes: BlockSizes = _SIZES) -> pl.DataFrame:
+    """Of each source with points before a time, a mark that changes when one of these points does.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``source_id``, ``mark`` (a hash of the points), ``first_mjd``, ``newest_mjd``; sorted by source.
+    """
+    served, rest = _found(store, None, before_mjd, sizes)
+    return joined_marks([*(block.marks(partitions, before_mjd) for block, partitions in served), table_marks(rest)])
+
+
 def _points(store: Store, source_ids: Sequence[str] | None, before_mjd: float, sizes: BlockSizes) -> pl.DataFrame:
+    served, rest = _found(store, source_ids, before_mjd, sizes)
+    parts = [block.points(partitions, source_ids, before_mjd) for block, partitions in served]
+    return in_order([*parts, points_of_table(rest)])
+
+
+def _found(
+    store: Store, source_ids: Sequence[str] | None, before_mjd: float, sizes: BlockSizes
+) -> tuple[list[tuple[Block, list[str]]], pl.DataFrame]:
+    """Blocks with the partitions to take from each, and the rows that none of them serves."""
     folder = store.path.parent / "light_curves_by_source"
     while True:
         with store.reading() as connection:
             contents = partition_contents(connection, _TABLE)
             if not _are_all_noted(connection, contents):
-                return in_order([points_of_table(_unserved(connection, None, source_ids, before_mjd))])
+                return [], _unserved(connection, None, source_ids, before_mjd)
             blocks = open_blocks(folder)
             served = served_partitions(blocks, contents)
             to_seal = partitions_to_seal(served, contents, sizes)
             if not to_seal:
                 rest = sorted(set(contents) - {partition for partitions in served.values() for partition in partitions})
                 unserved = _unserved(connection, rest, source_ids, before_mjd)
-                break
+                return [(block, served[block.name]) for block in blocks], unserved
             rows = connection.sql(
                 f"SELECT {_COLUMNS}, partition_key FROM light_curve WHERE {_IN_PARTITIONS}"  # noqa: S608 (constants)
                 " ORDER BY source_id, band, epoch_mjd",
                 params=[to_seal],
             ).pl()
         write_block(folder, rows, contents, to_seal)
-    parts = [block.points(served[block.name], source_ids, before_mjd) for block in blocks]
-    return in_order([*parts, points_of_table(unserved)])
 
 
 def _are_all_noted(connection: duckdb.DuckDBPyConnection, contents: Contents) -> bool:

@@ -22,6 +22,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ class Block:
         groups = pl.DataFrame(names).join(pl.DataFrame({"band": self.bands}), how="cross", maintain_order="left_right")
         group = source * len(self.bands) + rows["band"]
         return Points(groups, group[kept], rows[kept])
+
+    def marks(self, serves: Sequence[str], before_mjd: float) -> pl.DataFrame:
+        """Marks of all sources by their points before a time in some partitions, as of ``table_marks``."""
+        is_served = np.array([partition in serves for partition in self.partitions])
+        bands = _hashes(self.bands)
+        found = []
+        edges = [0, *range(_SOURCES_AT_ONCE, self.sources.size, _SOURCES_AT_ONCE), self.sources.size]
+        for first, end in pairwise(edges):
+            rows = self.rows[self.starts[first] : self.starts[end]]
+            kept = is_served[rows["partition"]] & (rows["mjd"] < before_mjd)
+            source = np.repeat(np.arange(end - first), np.diff(self.starts[first : end + 1]))
+            found.append(_marks(source[kept], end - first, bands[rows["band"][kept]], rows[kept]))
+        names = pl.Series("source_id", self.sources.tolist(), pl.Binary).cast(pl.String)
+        return (
+            pl.concat([pl.DataFrame(schema=_MARKS), *found])
+            .with_columns(names)
+            .filter(pl.col("newest_mjd").is_finite())
+        )
 
     def _places(self, source_ids: Sequence[str]) -> NDArray[np.int64]:
         """Places of those sources that the block has."""
@@ -246,3 +265,58 @@ def in_order(parts: Sequence[Points]) -> pl.DataFrame:
         order = np.lexsort((column["epoch_mjd"], place))
     named: pl.DataFrame = names.select("source_id", "band")[sorted_place]
     return named.with_columns(pl.Series(name, column[name][order]).fill_nan(None) for name in VALUES)
+
+
+_MARKS: dict[str, type[pl.DataType]] = {"mark": pl.UInt64, "first_mjd": pl.Float64, "newest_mjd": pl.Float64}
+_SOURCES_AT_ONCE = 4096
+"""Sources whose points are hashed together: what is copied of the mapped file stays small."""
+
+_ODD = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], dtype=np.uint64)
+"""Multipliers of MurmurHash3's finaliser (A. Appleby, public domain)."""
+
+
+def _hashes(names: Sequence[str]) -> NDArray[np.uint64]:
+    digests = [hashlib.sha256(name.encode()).digest()[:8] for name in names]
+    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
+def _marks(
+    source: NDArray[np.int64], n_source: int, band_hash: NDArray[np.uint64], rows: NDArray[np.void]
+) -> pl.DataFrame:
+    """Sum of the hashes of each source's points, which depends neither on their order nor on the block they lie in."""
+    mark = band_hash
+    for name in VALUES:
+        # Multiplication and exclusive or wrap around, as they should.
+        mark = (mark ^ np.ascontiguousarray(rows[name]).view(np.uint64)) * _ODD[0]
+        mark = (mark ^ (mark >> np.uint64(33))) * _ODD[1]
+        mark ^= mark >> np.uint64(29)
+    total = np.zeros(n_source, dtype=np.uint64)
+    first, newest = np.full(n_source, np.inf), np.full(n_source, -np.inf)
+    if source.size:
+        begins = np.flatnonzero(np.diff(source, prepend=-1))
+        total[source[begins]] = np.add.reduceat(mark, begins)
+        first[source[begins]] = np.minimum.reduceat(rows["mjd"], begins)
+        newest[source[begins]] = np.maximum.reduceat(rows["mjd"], begins)
+    return pl.DataFrame({"mark": total, "first_mjd": first, "newest_mjd": newest}, schema=_MARKS)
+
+
+def table_marks(rows: pl.DataFrame) -> pl.DataFrame:
+    """Marks of the sources of rows read from the table itself: ``source_id`` and ``_MARKS``, sorted by source."""
+    points = points_of_table(rows.sort("source_id"))
+    names = points.groups["source_id"].unique().sort()
+    place = points.groups.join(names.to_frame().with_row_index("place"), on="source_id", maintain_order="left")["place"]
+    source = place.to_numpy().astype(np.int64)[points.group]
+    return _marks(
+        source, names.len(), _hashes(points.groups["band"].to_list())[points.group], points.rows
+    ).with_columns(names)
+
+
+def joined_marks(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Marks of sources whose points lie in several places."""
+    every = pl.concat([part.select("source_id", *_MARKS) for part in parts])
+    names = every["source_id"].unique().sort()
+    place = every.join(names.to_frame().with_row_index("place"), on="source_id", maintain_order="left")["place"]
+    total = np.zeros(names.len(), dtype=np.uint64)
+    np.add.at(total, place.to_numpy(), every["mark"].to_numpy())
+    times = every.group_by("source_id").agg(pl.col("first_mjd").min(), pl.col("newest_mjd").max()).sort("source_id")
+    return times.select("source_id", pl.Series("mark", total), "first_mjd", "newest_mjd")

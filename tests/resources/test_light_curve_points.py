@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from contimg_assets.science.variability import variability_statistics
 from contimg_resources.store.connection import Store
-from contimg_resources.store.light_curves import points_of_sources, points_until
-from contimg_resources.store.source_order import VALUES, BlockSizes, open_blocks
+from contimg_resources.store.light_curves import marks_of_sources, points_of_sources, points_until
+from contimg_resources.store.source_order import VALUES, BlockSizes, open_blocks, table_marks
 
 SMALL = BlockSizes(smallest=20, largest=200)
 """Blocks of some days of the tables below."""
@@ -61,10 +61,15 @@ def in_the_table(store, before_mjd, source_ids=None):
 
 
 def assert_true(store):
-    """Both questions are answered as the table answers them, now and at an earlier time."""
+    """All questions are answered as the table answers them, now and at an earlier time."""
     for before_mjd in (START_MJD + 4.5, START_MJD + 40.0):
         assert points_of_sources(store, WANTED, before_mjd, SMALL).equals(in_the_table(store, before_mjd, WANTED))
-        assert points_until(store, before_mjd, SMALL).equals(in_the_table(store, before_mjd))
+        every = in_the_table(store, before_mjd)
+        assert points_until(store, before_mjd, SMALL).equals(every)
+        marks = marks_of_sources(store, before_mjd, SMALL)
+        assert marks.equals(table_marks(every).select(marks.columns))
+        times = every.group_by("source_id").agg(first=pl.col("mjd").min(), newest=pl.col("mjd").max())
+        assert marks.select("source_id", first="first_mjd", newest="newest_mjd").equals(times.sort("source_id"))
 
 
 def blocks_of(store):
@@ -178,3 +183,31 @@ def test_rows_changed_by_hand_are_seen(store):
         connection.execute("DELETE FROM light_curve WHERE partition_key = '2026-03-02' AND band = 'full'")
     assert points_until(store, START_MJD + 100.0, SMALL).equals(in_the_table(store, START_MJD + 100.0))
     assert points_of_sources(store, WANTED, START_MJD + 100.0, SMALL).height == 2 * (20 - 1)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_mark_changes_with_any_number_of_any_point(name, store):
+    """One number of one point a little larger, or missing, is another mark for its source, and for no other."""
+    for day in range(3):
+        write(store, day)
+    table = in_the_table(store, 1e9)
+    before = table_marks(table)
+    place = table.with_row_index().filter(pl.col("flux_jy").is_not_null(), source_id=SOURCES[4])["index"][0]
+    for value in (table[name][place] * (1.0 + 1e-15) + 1e-300, None):
+        changed = pl.when(pl.int_range(pl.len()) == place).then(pl.lit(value, pl.Float64)).otherwise(pl.col(name))
+        after = table_marks(table.with_columns(changed.alias(name)))
+        differ = before.filter(before["mark"] != after["mark"])["source_id"]
+        assert differ.to_list() == [SOURCES[4]]
+
+
+def test_a_point_moved_to_another_band_or_day_is_another_mark(store):
+    """The band's name is part of the point; which partition holds it is not."""
+    write(store, 0)
+    table = in_the_table(store, 1e9)
+    renamed = table.with_columns(band=pl.col("band").replace("sb00", "sb01"))
+    assert not set(table_marks(table)["mark"]) & set(table_marks(renamed)["mark"])
+    store.delete("light_curve", partition_key="2026-03-01")
+    store.replace("light_curve", day_of_points(0), partition_key="2026-03-31")
+    assert marks_of_sources(store, 1e9, SMALL).equals(
+        table_marks(table).select("source_id", "mark", "first_mjd", "newest_mjd")
+    )

@@ -7,9 +7,10 @@ from contimg_assets.science.ese.chromaticity import fit_chromaticity
 from contimg_assets.science.ese.detect import Dip, find_dip
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import grid_templates, put_on_grids
+from contimg_assets.science.ese.likelihoods import log_likelihoods
 from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid
 from contimg_assets.science.ese.scan import scan
-from contimg_assets.science.ese.score import log_likelihoods, score_series
+from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows, without_outliers
 from contimg_assets.science.ese.settings import SearchSettings

@@ -7,6 +7,8 @@ What belongs here: the rows and their identity. What does not: the search (``sca
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +17,7 @@ import polars as pl
 
 from contimg_assets.science.errors import DataError
 from contimg_assets.science.ese.chromaticity import ChromaticFit, fit_chromaticity
-from contimg_assets.science.ese.scan import Find, SearchedSeries, scan
+from contimg_assets.science.ese.scan import Find, scan
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.templates import template_bank
@@ -51,6 +53,10 @@ CANDIDATE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 IDENTITY_BIN_D = 60.0
 """A new candidate is named after its source and the bin of this length its peak falls in."""
+
+COMPARED = 200
+"""Sources a dip is compared with, to see whether it is ours: their median depth is then good to a tenth of the scatter of
+one source, whatever the size of the catalogue."""
 
 _MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 
@@ -96,7 +102,33 @@ def find_candidates(
     """
     limits = settings or SearchSettings()
     searched, found = scan(usable_rows(light_curve, as_of_mjd), rng, limits)
-    records = [_record(find, found, searched, limits) for find in found]
+    compared = set(sample_of({item.source_id for item in searched}, COMPARED))
+    return candidate_rows(found, [item.clean for item in searched if item.source_id in compared], limits, previous)
+
+
+def sample_of(source_ids: Iterable[str], n: int) -> list[str]:
+    """At most so many sources, the same ones for the same names: the first in the order of a checksum of the name."""
+    return sorted(source_ids, key=lambda name: (zlib.crc32(name.encode()), name))[:n]
+
+
+def candidate_rows(
+    found: list[Find], compared: list[Series], settings: SearchSettings, previous: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Describe what was found.
+
+    Parameters
+    ----------
+    found : list of Find
+        Of all sources.
+    compared : list of Series
+        The searched series of at most ``COMPARED`` sources, which tell whether a dip is everybody's.
+    settings : SearchSettings
+        Limits of the search.
+    previous : polars.DataFrame, optional
+        As for ``find_candidates``, with the same result.
+    """
+    in_order = sorted(found, key=lambda f: (-f.dip.significance, f.source_id, f.dip.peak_mjd))
+    records = [_record(find, in_order, compared, settings) for find in in_order]
     table = pl.DataFrame(records, schema=CANDIDATE_SCHEMA, orient="row")
     return _keep_identity(table, previous).sort(["significance", "candidate_id"], descending=[True, False])
 
@@ -155,17 +187,15 @@ def measured_candidate(light_curve: pl.DataFrame, start_mjd: float, end_mjd: flo
     return pl.DataFrame([{name: known.get(name) for name in CANDIDATE_SCHEMA}], schema=CANDIDATE_SCHEMA)
 
 
-def _record(
-    find: Find, found: list[Find], searched: list[SearchedSeries], settings: SearchSettings
-) -> tuple[object, ...]:
+def _record(find: Find, found: list[Find], compared: list[Series], settings: SearchSettings) -> tuple[object, ...]:
     """One row of the table, in the order of ``CANDIDATE_SCHEMA``."""
     dip, series, bands = find.dip, find.searched.clean, find.searched.bands
     common_error = float(np.hypot(settings.fractional_error_floor, dip.red_rms))
     fit = fit_chromaticity(bands, dip, series.frequency_hz, common_error)
     own = [f.dip for f in found if f.source_id == find.source_id]
-    neighbours = [item.clean for item in searched if item.clean.source_id != find.source_id]
+    others = [other for other in compared if other.source_id != find.source_id]
     around = Surroundings(
-        *common_mode_depth(neighbours, dip),
+        *common_mode_depth(others, dip),
         recurs_yearly(dip, own),
         *low_points_elsewhere(find.searched.raw, series, own, dip),
     )

@@ -1,7 +1,7 @@
 """Light curves on common grids of time, so that thousands can be compared with thousands of templates in one product.
 
 What belongs here: cutting series into windows, putting them on nodes, and the templates of a grid. What does not:
-likelihoods (``score``), whose every number is computed on these arrays.
+likelihoods (``likelihoods``), whose every number is computed on these arrays.
 
 A grid has a step of about the median spacing of its series. A point belongs to the nearest node, points of one node
 are averaged: times move by at most half a step, less than a fifth of the narrowest template. A light curve longer than
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +63,10 @@ class GriddedWindows:
 
     step_d: float
 
+    def part(self, rows: NDArray[np.int64]) -> GriddedWindows:
+        """Some of the windows."""
+        return GriddedWindows(self.series[rows], self.start_mjd[rows], self.value[rows], self.weight[rows], self.step_d)
+
 
 def put_on_grids(series: list[Series], settings: SearchSettings) -> list[GriddedWindows]:
     """All windows of all series, by grid.
@@ -81,17 +86,17 @@ def put_on_grids(series: list[Series], settings: SearchSettings) -> list[Gridded
     rows: dict[tuple[float, int], list[tuple[int, float, NDArray[np.float64], NDArray[np.float64]]]] = {}
     for k, one in enumerate(series):
         step = _step(one.time_mjd)
-        node = np.rint((one.time_mjd - one.time_mjd[0]) / step).astype(np.int64)
-        weight = one.with_floor(settings.fractional_error_floor) ** -2.0
-        for first in _window_starts(int(node[-1]) + 1):
-            inside = (node >= first) & (node < first + NODES_MAX)
-            if np.unique(node[inside]).size < settings.n_epochs_min:
+        value, weight = _on_nodes(one.time_mjd, one.value, one.with_floor(settings.fractional_error_floor), step)
+        for first in _window_starts(value.size):
+            observed = np.flatnonzero(weight[first : first + NODES_MAX])
+            if observed.size < settings.n_epochs_min:
                 continue
-            length = _length_class(int(node[inside][-1]) - first + 1)
-            total = np.asarray(np.bincount(node[inside] - first, weight[inside], length), dtype=np.float64)
-            sums = np.bincount(node[inside] - first, weight[inside] * (one.value[inside] - 1.0), length)
-            mean = np.asarray(np.divide(sums, total, out=np.zeros(length), where=total > 0.0), dtype=np.float64)
-            rows.setdefault((step, length), []).append((k, float(one.time_mjd[0] + first * step), mean, total))
+            n_node = int(observed[-1]) + 1
+            windows = np.zeros((2, _length_class(n_node)))
+            windows[0, :n_node] = value[first : first + n_node]
+            windows[1, :n_node] = weight[first : first + n_node]
+            start = float(one.time_mjd[0] + first * step)
+            rows.setdefault((step, windows.shape[1]), []).append((k, start, windows[0], windows[1]))
     return [
         GriddedWindows(
             series=np.array([row[0] for row in found]),
@@ -100,15 +105,34 @@ def put_on_grids(series: list[Series], settings: SearchSettings) -> list[Gridded
             weight=np.array([row[3] for row in found]),
             step_d=step,
         )
-        for (step, _), found in sorted(rows.items())
+        for (step, _), found in sorted(rows.items(), key=lambda item: item[0])
     ]
 
 
 def _step(time: NDArray[np.float64]) -> float:
     """Median spacing, at least a day, in steps of a half."""
     spacing = np.diff(time)
-    median = float(np.median(spacing[spacing > 0.1 * _STEP_MIN_D])) if np.any(spacing > 0.1 * _STEP_MIN_D) else 1.0
+    spacing = np.sort(spacing[spacing > 0.1 * _STEP_MIN_D])
+    median = 0.5 * float(spacing[(spacing.size - 1) // 2] + spacing[spacing.size // 2]) if spacing.size else 1.0
     return max(_STEP_MIN_D, float(np.rint(2.0 * median)) / 2.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _on_nodes(
+    time: NDArray[np.float64], value: NDArray[np.float64], error: NDArray[np.float64], step: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Inverse-variance mean of the value minus one at each node, 0 without points; and its weight."""
+    n_node = int(np.rint((time[-1] - time[0]) / step)) + 1
+    mean, weight = np.zeros(n_node), np.zeros(n_node)
+    for i in range(time.size):
+        node = int(np.rint((time[i] - time[0]) / step))
+        one = error[i] ** -2.0
+        weight[node] += one
+        mean[node] += one * (value[i] - 1.0)
+    for node in range(n_node):
+        if weight[node] > 0.0:
+            mean[node] /= weight[node]
+    return mean, weight
 
 
 def _length_class(n_node: int) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from contimg_assets.science.ese.calibration import Calibration, calibrate
 from contimg_assets.science.ese.detect import Dip, find_dip
 from contimg_assets.science.ese.false_alarms import false_alarm_probability
-from contimg_assets.science.ese.score import score_series
+from contimg_assets.science.ese.score import score
 from contimg_assets.science.ese.series import Series, source_series, split_bands, without_outliers
 from contimg_assets.science.ese.settings import SearchSettings
 
@@ -36,6 +37,14 @@ class SearchedSeries:
     n_searched: int
     """Series of this source that are searched: each is a trial."""
 
+    place: int
+    """Which of them this one is."""
+
+    @property
+    def source_id(self) -> str:
+        """The source it belongs to."""
+        return self.raw.source_id
+
 
 @dataclass(frozen=True, slots=True)
 class Find:
@@ -54,7 +63,7 @@ class Find:
 def scan(
     rows: pl.DataFrame, rng: np.random.Generator, settings: SearchSettings
 ) -> tuple[list[SearchedSeries], list[Find]]:
-    """Search every source.
+    """Search every source of a table, against the noise of that table.
 
     Parameters
     ----------
@@ -70,10 +79,19 @@ def scan(
     searched : list of SearchedSeries
         Every series that has points.
     found : list of Find
-        Dips up to the largest allowed false-alarm probability, most significant first, one per event.
+        As of ``finds``.
     """
-    searched = _to_search(rows, settings)
-    scores = score_series([item.clean for item in searched], settings, rng)
+    searched = series_to_search(rows, settings)
+    calibration = calibrate([item.clean for item in searched], settings, rng)
+    return searched, finds(searched, calibration, settings)
+
+
+def finds(searched: list[SearchedSeries], calibration: Calibration, settings: SearchSettings) -> list[Find]:
+    """Dips up to the largest allowed false-alarm probability, most significant first, one per event.
+
+    What is found in a source depends on its own series and the calibration alone.
+    """
+    scores = score([item.clean for item in searched], calibration, settings)
     found: list[Find] = []
     promising = scores.false_alarm_probability * [item.n_searched for item in searched] <= (
         settings.false_alarm_probability_max
@@ -83,17 +101,19 @@ def scan(
     for k in np.flatnonzero(promising):
         item = searched[k]
         found += _search(item, settings, scores.models, item.n_searched * float(scores.trials[k]))
-    return searched, _one_per_event(found)
+    return _one_per_event(found)
 
 
-def _to_search(rows: pl.DataFrame, settings: SearchSettings) -> list[SearchedSeries]:
+def series_to_search(rows: pl.DataFrame, settings: SearchSettings) -> list[SearchedSeries]:
     """Every series to search, with the bands it is compared in."""
     searched = []
     for bands in source_series(rows):
         clean_bands = [without_outliers(series, settings.fractional_error_floor) for series in bands]
         clean, to_compare = split_bands(clean_bands)
         raw = split_bands(bands)[0]
-        searched += [SearchedSeries(r, c, to_compare, len(clean)) for r, c in zip(raw, clean, strict=True)]
+        searched += [
+            SearchedSeries(r, c, to_compare, len(clean), k) for k, (r, c) in enumerate(zip(raw, clean, strict=True))
+        ]
     return searched
 
 
