@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import GriddedWindows, grid_templates, put_on_grids
-from contimg_assets.science.ese.noise import noise_grid
+from contimg_assets.science.ese.noise import COMMON, noise_grid, without_disguised_events
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.whitening import best_templates, whitened, with_event
@@ -51,9 +51,6 @@ _EVENT_MODELS_WEIGHT = 0.99
 
 _SIMULATIONS = (600, 3000)
 """Fewest and most simulated windows of a grid; as many as there are real ones in between."""
-
-_COMMON = 0.02
-"""Weight from which a noise model is simulated: rarer ones are mostly events that no template fits well."""
 
 _ERROR_CLASS = 0.25
 """Step in ln(error) between which red-noise variances of templates are interpolated."""
@@ -171,7 +168,7 @@ def _learned(
         joint = likelihood * weight
         counts = np.sum(joint / joint.sum(axis=1, keepdims=True), axis=0) / share + _PRIOR_WINDOWS * belief
         weight = counts / counts.sum()
-    return np.column_stack([models[:, :2], -np.log(weight)])
+    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, 0.1 * settings.false_alarm_probability_max))])
 
 
 def _part(grid: GriddedWindows, rows: NDArray[np.int64]) -> GriddedWindows:
@@ -185,7 +182,7 @@ def _simulated(grid: GriddedWindows, models: NDArray[np.float64], rng: np.random
     n = int(np.clip(grid.series.size, *_SIMULATIONS))
     like = _part(grid, rng.integers(grid.series.size, size=n))
     weight = np.exp(-models[:, 2])
-    weight[weight < min(_COMMON, weight.max())] = 0.0
+    weight[weight < min(COMMON, weight.max())] = 0.0
     kind = rng.choice(len(models), size=n, p=weight / weight.sum())
     state = rng.standard_normal(n)
     white = rng.standard_normal(like.value.shape)

@@ -53,7 +53,7 @@ def whitened(
                 one_state = memory * (one_state + gain[i] * one[i])
                 predicted = memory * memory * predicted * (1.0 - gain[i]) + red * (1.0 - memory * memory)
             square = data_data - data_one * data_one / one_one
-            determinant += 2.0 * models[m, 2]
+            determinant += 2.0 * models[m, 2] + math.log(one_one)
             log_l[k, m] = log_likelihood(square, determinant, n)[0]
             if c < chosen.size and chosen[c] == m:
                 chi2[k, c], log_determinant[k, c] = square, determinant
