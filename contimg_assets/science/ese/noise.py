@@ -33,7 +33,7 @@ RED_RMS_SIGMA = 0.1
 """Prior of the red noise's rms relative to the flux density: scintillation at GHz frequencies is a few to 30 per
 cent."""
 
-COMMON = 0.02
+COMMON = 0.05
 """Weight from which a noise model is the population's: it is simulated, and rivals events at its full weight."""
 
 WHITE_PRIOR = 0.5
@@ -57,8 +57,8 @@ def without_disguised_events(weight: NDArray[np.float64], belief: float) -> NDAr
     """Weights of a population's noise models in which rare models count for little.
 
     A model that fewer than ``COMMON`` of the light curves seem to follow may be made of events that no template fits
-    well: slow and strong, it would then explain every such event away. The rare models together are believed in as much
-    as false alarms are allowed; were they noise after all, no more than that would be taken for events.
+    well: slow and strong, it would then explain every such event away. The rare models together are believed in a
+    tenth as much as false alarms are allowed, or as before the population was looked at if it is too small to tell.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ _EVENT_MODELS_MAX = 6
 _EVENT_MODELS_WEIGHT = 0.99
 """Usual light curves are compared with the likeliest noise models only, at most so many, up to this weight."""
 
-_SIMULATIONS = (600, 3000)
+_SIMULATIONS = (600, 6000)
 """Fewest and most simulated windows of a grid; as many as there are real ones in between."""
 
 _ERROR_CLASS = 0.25
@@ -168,7 +168,9 @@ def _learned(
         joint = likelihood * weight
         counts = np.sum(joint / joint.sum(axis=1, keepdims=True), axis=0) / share + _PRIOR_WINDOWS * belief
         weight = counts / counts.sum()
-    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, 0.1 * settings.false_alarm_probability_max))])
+    return np.column_stack(
+        [models[:, :2], -np.log(without_disguised_events(weight, 0.1 * settings.false_alarm_probability_max))]
+    )
 
 
 def _part(grid: GriddedWindows, rows: NDArray[np.int64]) -> GriddedWindows:
