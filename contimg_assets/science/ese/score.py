@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import GriddedWindows, grid_templates, put_on_grids
-from contimg_assets.science.ese.noise import COMMON, noise_grid, without_disguised_events
+from contimg_assets.science.ese.noise import COMMON, WHITE_PRIOR, noise_grid, without_disguised_events
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_assets.science.ese.whitening import best_templates, whitened, with_event
@@ -168,9 +168,9 @@ def _learned(
         joint = likelihood * weight
         counts = np.sum(joint / joint.sum(axis=1, keepdims=True), axis=0) / share + _PRIOR_WINDOWS * belief
         weight = counts / counts.sum()
-    return np.column_stack(
-        [models[:, :2], -np.log(without_disguised_events(weight, 0.1 * settings.false_alarm_probability_max))]
-    )
+    before = _PRIOR_WINDOWS / (_PRIOR_WINDOWS + n_window) * (1.0 - WHITE_PRIOR)
+    belief_in_rare = max(0.1 * settings.false_alarm_probability_max, before)
+    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, belief_in_rare))])
 
 
 def _part(grid: GriddedWindows, rows: NDArray[np.int64]) -> GriddedWindows:

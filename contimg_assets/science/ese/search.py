@@ -173,6 +173,8 @@ def likelihood_ratios(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log-likelihood of the constant and of each template, each with the noise model that suits it best.
 
+    The level is integrated over, as in ``whitening.whitened``.
+
     Parameters
     ----------
     models : array of float, shape (n_model, 3)
