@@ -8,7 +8,7 @@ from contimg_assets.science.ese.detect import Dip, find_dip
 from contimg_assets.science.ese.false_alarms import false_alarm_probability, trials_from_noise
 from contimg_assets.science.ese.grid import grid_templates, put_on_grids
 from contimg_assets.science.ese.likelihoods import log_likelihoods
-from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid
+from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid, without_disguised_events
 from contimg_assets.science.ese.scan import scan
 from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
@@ -71,6 +71,8 @@ def test_likelihood_equals_that_of_the_full_covariance(irregular, rng):
     level = np.sum(inverse @ value) / np.sum(inverse)
     residual = value - level
     _, log_determinant = np.linalg.slogdet(covariance(time, error, 0.04, 5.0))
+    # The level is integrated over, which adds the information on it to the determinant.
+    log_determinant += np.log(inverse.sum())
     expected, scale = log_likelihood(float(residual @ inverse @ residual), float(log_determinant), 40)
     assert null[1] == pytest.approx(level)
     assert null[0] == pytest.approx(expected)
@@ -168,6 +170,34 @@ def test_trials_are_recovered_from_the_scores_they_make(rng):
     assert false_alarm_probability(5.0, 30.0) == pytest.approx(30.0 * np.exp(-12.5), rel=1e-3)
 
 
+def test_a_tail_steeper_or_flatter_than_the_theory_is_followed(rng):
+    """Scores whose z^2 / 2 falls off with a scale of 1.2: the probability quoted at the thousandth is one thousandth."""
+    z = np.sqrt(2.0 * (3.0 + 1.2 * rng.exponential(size=20_000)))
+    true_thousandth = np.sqrt(2.0 * (3.0 + 1.2 * np.log(1000.0)))
+    assert false_alarm_probability(true_thousandth, trials_from_noise(z)) == pytest.approx(1e-3, rel=0.3)
+
+
+def test_the_population_learns_the_noise_it_has(rng):
+    """1500 light curves of red noise, 5 per cent and 30 d: most of the weight is near that, and hardly any on strong noise."""
+    series = tables.noise_with_lenses(60, 0.05, 1500, 45, rng)
+    models = score_series(series, SearchSettings(), rng).models
+    weight = np.exp(-models[:, 2])
+    rms, tau_d = models[:, 0], models[:, 1]
+    assert weight[(rms > 0.03) & (rms < 0.08) & (tau_d >= 14.0)].sum() > 0.8
+    assert weight[rms > 0.15].sum() < 0.003
+
+
+def test_rare_noise_counts_for_little_and_common_noise_is_kept():
+    """What 1 and 2 per cent seem to follow is believed in as told, in proportion; the rest keeps its ratio."""
+    weight = without_disguised_events(np.array([0.6, 0.37, 0.02, 0.01]), 1e-4)
+    assert weight.sum() == pytest.approx(1.0)
+    assert weight[0] / weight[1] == pytest.approx(0.6 / 0.37)
+    assert weight[2] / weight[3] == pytest.approx(2.0)
+    assert weight[2:].sum() == pytest.approx(1e-4, rel=0.04)
+    every_one_rare = np.full(54, 1.0 / 54.0)
+    np.testing.assert_allclose(without_disguised_events(every_one_rare, 1e-4), every_one_rare)
+
+
 def test_score_of_white_noise_equals_least_squares(rng):
     """Without red noise the score is the best chi-square difference over all templates of the grid, gaps and all."""
     settings = SearchSettings()
@@ -183,7 +213,8 @@ def test_score_of_white_noise_equals_least_squares(rng):
     dips = bank.dips - np.average(bank.dips, weights=weight, axis=0)
     gain = (weight * data) @ dips / np.sqrt(weight @ dips**2)
     chi2 = float(np.sum(weight * data**2))
-    log_determinant, n = -float(np.sum(np.log(weight[weight > 0.0]))), time.size
+    # The level is integrated over, which adds the information on it to the determinant.
+    log_determinant, n = float(np.log(weight.sum()) - np.sum(np.log(weight[weight > 0.0]))), time.size
     assert null[0, 0] == pytest.approx(log_likelihood(chi2, log_determinant, n)[0], rel=1e-9)
     assert event[0, 0] == pytest.approx(log_likelihood(chi2 - gain.max() ** 2, log_determinant, n)[0], rel=1e-4)
 
@@ -202,6 +233,7 @@ def test_score_of_red_noise_equals_generalised_least_squares(rng):
     best = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ value)
     rest = value - design @ best
     _, log_determinant = np.linalg.slogdet(covariance(time, np.full(40, 0.03), 0.05, 10.0))
+    log_determinant += np.log(inverse.sum())
     expected = log_likelihood(float(rest @ inverse @ rest), float(log_determinant), 40)[0]
     assert event[0, 0] == pytest.approx(expected, abs=0.5)
 
@@ -273,6 +305,7 @@ def test_chromaticity_has_the_right_sign(kind, rng):
     if kind == "lens":
         assert fit.chromaticity > 4.0
         assert fit.alpha == pytest.approx(4.0, rel=0.5)
+        assert fit.alpha_range[0] < fit.alpha < fit.alpha_range[1]
         assert fit.lens_width_d == pytest.approx(2.6, rel=0.3)
     else:
         assert fit.chromaticity < -4.0

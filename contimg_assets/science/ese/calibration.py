@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from contimg_assets.science.ese.false_alarms import trials_from_noise
 from contimg_assets.science.ese.grid import GriddedWindows, put_on_grids
 from contimg_assets.science.ese.likelihoods import best_events, log_likelihoods
-from contimg_assets.science.ese.noise import noise_grid
+from contimg_assets.science.ese.noise import COMMON, WHITE_PRIOR, noise_grid, without_disguised_events
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
 
@@ -41,11 +41,8 @@ _PRIOR_WINDOWS = 2.0
 """Windows' worth of belief in the initial weights: what a table of one source is judged by."""
 
 _ITERATIONS = 300
-_SIMULATIONS = (600, 3000)
+_SIMULATIONS = (600, 6000)
 """Fewest and most simulated windows of a grid; as many as there are real ones in between."""
-
-_COMMON = 0.02
-"""Weight from which a noise model is simulated: rarer ones are mostly events that no template fits well."""
 
 _UNKNOWN_ERROR = 0.05
 """Relative error of simulated light curves while there is none to learn from."""
@@ -124,7 +121,10 @@ def _learned(
         joint = likelihood * weight
         counts = np.sum(joint / joint.sum(axis=1, keepdims=True), axis=0) / share + _PRIOR_WINDOWS * belief
         weight = counts / counts.sum()
-    return np.column_stack([models[:, :2], -np.log(weight)])
+    n_window = sum(part.series.size for part in parts) / share
+    before = _PRIOR_WINDOWS / (_PRIOR_WINDOWS + n_window) * (1.0 - WHITE_PRIOR)
+    belief_in_rare = max(0.1 * settings.false_alarm_probability_max, before)
+    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, belief_in_rare))])
 
 
 def _simulated(calibration: Calibration, step_d: float, n_node: int) -> GriddedWindows:
@@ -138,7 +138,7 @@ def _simulated(calibration: Calibration, step_d: float, n_node: int) -> GriddedW
     weight = np.array([np.resize(row[start:], n_node) for row, start in zip(like, first, strict=True)])
     weight[:, 0] = np.where(weight.any(axis=1), weight[:, 0], _UNKNOWN_ERROR**-2.0)
     prior = np.exp(-models[:, 2])
-    prior[prior < min(_COMMON, prior.max())] = 0.0
+    prior[prior < min(COMMON, prior.max())] = 0.0
     kind = rng.choice(len(models), size=n, p=prior / prior.sum())
     state = rng.standard_normal(n)
     noise = rng.standard_normal(weight.shape)

@@ -23,6 +23,7 @@ from scipy.optimize import leastsq
 
 from contimg_assets.science.constants import SIGMA_TO_FWHM
 from contimg_assets.science.ese.detect import Dip
+from contimg_assets.science.ese.lens_posterior import BandPoints, lens_posterior
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.templates import (
     GRID_LOG_ALPHA,
@@ -60,32 +61,33 @@ class ChromaticFit:
     n_points: int
     n_bands: int
     alpha: float
-    """Strength of the lens at the reference frequency."""
+    """Strength of the lens at the reference frequency: median of its posterior."""
+
+    alpha_err: float
+    """Half of the central 68 per cent of the posterior."""
+
+    alpha_range: tuple[float, float]
+    """Its ends."""
 
     lens_width_d: float
-    """Time to cross one lens radius, d."""
+    """Time to cross one lens radius, d: median of its posterior."""
+
+    lens_width_err_d: float
+    lens_width_range_d: tuple[float, float]
+    """As for ``alpha``."""
 
     source_fwhm: float
-    """Lens radii."""
+    """Lens radii, of the best fit, as are the next two."""
 
     compact_fraction: float
     peak_mjd: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
+class _Problem(BandPoints):
     """Every point of every band within the window."""
 
-    time: NDArray[np.float64]
-    value: NDArray[np.float64]
-    error: NDArray[np.float64]
-    band: NDArray[np.int64]
-    epoch: NDArray[np.int64]
-    log_wavelength2: NDArray[np.float64]
-    """ln of (reference frequency / frequency)^2."""
-
     dip: Dip
-    common_error: float
 
     def residuals(self, gain: NDArray[np.float64]) -> NDArray[np.float64]:
         """Whitened residuals with the best level of each band, for a gain at each point."""
@@ -182,14 +184,20 @@ def fit_chromaticity(bands: list[Series], dip: Dip, reference_hz: float, common_
     reduced = max(min(chi2_lens, chi2_same) / max(problem.time.size - n_bands - 5, 1), 1.0)
     difference = (chi2_same - chi2_lens) / reduced
     peak, width, log_alpha, source_fwhm, fraction = _physical(lens, dip)
+    fwhm_d = width * dip_fwhm(float(np.exp(log_alpha)), source_fwhm)
+    strength, crossing = lens_posterior(problem, peak, fwhm_d, dip.depth, dip.significance, reduced)
     return ChromaticFit(
         chromaticity=float(np.sign(difference) * np.sqrt(np.abs(difference))),
         chi2_lens=chi2_lens,
         chi2_achromatic=chi2_same,
         n_points=problem.time.size,
         n_bands=n_bands,
-        alpha=float(np.exp(log_alpha)),
-        lens_width_d=width,
+        alpha=strength.value,
+        alpha_err=strength.error,
+        alpha_range=(strength.low, strength.high),
+        lens_width_d=crossing.value,
+        lens_width_err_d=crossing.error,
+        lens_width_range_d=(crossing.low, crossing.high),
         source_fwhm=source_fwhm,
         compact_fraction=fraction,
         peak_mjd=peak,

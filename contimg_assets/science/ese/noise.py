@@ -33,6 +33,9 @@ RED_RMS_SIGMA = 0.1
 """Prior of the red noise's rms relative to the flux density: scintillation at GHz frequencies is a few to 30 per
 cent."""
 
+COMMON = 0.05
+"""Weight from which a noise model is the population's: it is simulated, and rivals events at its full weight."""
+
 WHITE_PRIOR = 0.5
 """Prior probability that a source has no red noise at all, before the population has been looked at."""
 
@@ -48,6 +51,26 @@ def noise_grid(sampling_d: float) -> NDArray[np.float64]:
     weight *= (1.0 - WHITE_PRIOR) / weight.sum()
     red = np.column_stack([rms, tau_d, -np.log(weight)])
     return np.vstack([[0.0, sampling_d, -np.log(WHITE_PRIOR)], red])
+
+
+def without_disguised_events(weight: NDArray[np.float64], belief: float) -> NDArray[np.float64]:
+    """Weights of a population's noise models in which rare models count for little.
+
+    A model that fewer than ``COMMON`` of the light curves seem to follow may be made of events that no template fits
+    well: slow and strong, it would then explain every such event away. The rare models together are believed in a
+    tenth as much as false alarms are allowed, or as before the population was looked at if it is too small to tell.
+
+    Parameters
+    ----------
+    weight : array of float, shape (n_model,)
+        As learned, sum 1.
+    belief : float
+        The largest weight that the rare models have together.
+    """
+    rare = weight < min(COMMON, float(weight.max()))
+    kept = weight.copy()
+    kept[rare] *= min(1.0, belief / max(float(weight[rare].sum()), 1e-300))
+    return np.asarray(kept / kept.sum())
 
 
 @numba.njit(cache=True)

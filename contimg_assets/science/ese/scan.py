@@ -23,7 +23,7 @@ _LOOKS_PER_EVENT = 2
 """Glitches that look significant are cut out too; this bounds how many."""
 
 
-_UNUSUAL_SIGNIFICANCE = 3.0
+_UNUSUAL_SIGNIFICANCE = 2.5
 """Light curves unlike the population's noise are looked at in detail from this score on."""
 
 

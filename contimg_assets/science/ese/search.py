@@ -173,6 +173,8 @@ def likelihood_ratios(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log-likelihood of the constant and of each template, each with the noise model that suits it best.
 
+    The level is integrated over, as in ``whitening.whitened``.
+
     Parameters
     ----------
     models : array of float, shape (n_model, 3)
@@ -195,7 +197,7 @@ def likelihood_ratios(
     for m in range(models.shape[0]):
         gains = filter_gains(time, error, models[m, 0], models[m, 1])
         white, one_one, data_one, data_data = _whiten(value, gains)
-        log_determinant = 2.0 * models[m, 2]
+        log_determinant = 2.0 * models[m, 2] + math.log(one_one)
         for i in range(n):
             log_determinant -= 2.0 * math.log(gains[2, i])
         chi2 = data_data - data_one * data_one / one_one
