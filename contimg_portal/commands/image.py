@@ -77,7 +77,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         from contimg_assets.science.visibilities import Visibilities
         from contimg_resources.fits_images import write_image_set
         from contimg_resources.machine import available_memory_bytes
-        from contimg_resources.measurement_sets import read_measurement_set
+        from contimg_resources.measurement_sets import read_measurement_set, weight_column
         from contimg_resources.reference_catalogues import read_catalogue
 
         settings = ImageSettings(
@@ -103,7 +103,8 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         settings = replace(settings, memory_bytes=available_memory_bytes())
         imaged = make_self_calibrated_images(vis, settings, None if sources is None else _sky(vis, sources))
         files = write_image_set(out, imaged.images.columns())
-    emit(_summary(imaged.images, out, files) | imaged.summary(), as_json=as_json, rows="planes")
+        weights = {"weights_from": weight_column(measurement_set)}
+    emit(_summary(imaged.images, out, files) | weights | imaged.summary(), as_json=as_json, rows="planes")
 
 
 def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) -> Visibilities:
