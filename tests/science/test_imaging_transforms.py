@@ -15,7 +15,6 @@ from contimg_assets.science.imaging.settings import ImageSettings
 from tests.science.interferometer import observe
 
 CELL_RAD = np.deg2rad(40.0 / 3600.0)
-ROW_FIELDS = ("weights", "time_mjd", "exposure_s", "antenna1", "antenna2", "pointing_ra_deg", "pointing_dec_deg")
 
 
 def image_grid(vis, slant=(0.0, 0.0), *, needs_w=True, n_x=96, n_y=64):
@@ -80,17 +79,15 @@ def test_degridding_is_the_direct_fourier_sum(two_sources):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_gridding_of_any_baselines_is_the_direct_fourier_sum_both_ways(two_sources, seed):
-    """With w as large as u and v, random data and random models agree with the sums; image and prediction are adjoint."""
+    """With w ten times as large as u and v, random data and random models agree with the sums; image and prediction are adjoint."""
     rng = np.random.default_rng(seed)
-    n_row = 60
-    # Up to 400 m each way: a pixel of 40 arcsec samples the longest fringe at 1.5 GHz twice, and w turns the corner of
-    # the image by half a radian.
+    n_row = len(two_sources.uvw_m)
+    # Up to 400 m along u and v: a pixel of 40 arcsec samples the longest fringe at 1.5 GHz twice. Up to 4 km along w.
     vis = replace(
         two_sources,
         vis=(rng.standard_normal((n_row, 3, 2)) + 1j * rng.standard_normal((n_row, 3, 2))).astype(np.complex64),
         flags=np.zeros((n_row, 3, 2), dtype=bool),
         uvw_m=rng.uniform(-400.0, 400.0, (n_row, 3)) * [1.0, 1.0, 10.0],
-        **{name: getattr(two_sources, name)[:n_row] for name in ROW_FIELDS},
     )
     weights = rng.uniform(0.0, 2.0, (n_row, 3)).astype(np.float32)
     weights[rng.random(weights.shape) < 0.2] = 0.0
