@@ -10,8 +10,10 @@ through the beam, and with ``-auto-threshold 1`` it adds components to what that
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from full_observation import (
 )
 from record import write_result
 
+from contimg_resources.wsclean import wsclean_command
+
 N_PIXELS, CELL_ARCSEC, ROBUST = 3200, 4, 0.5
 OURS = DATA / "image-ours"
 WSCLEAN, TCLEAN = DATA / "image-wsclean", DATA / "image-tclean"
@@ -35,29 +39,27 @@ N_BRIGHTEST = 20
 STOP_SIGMA = 3.0
 
 
-def wsclean_command(measurement_set: Path) -> list[str | Path]:
-    """WSClean with the same image, weights and depth, on all cores."""
-    return [
-        "wsclean", "-use-wgridder", "-j", "2", "-size", str(N_PIXELS), str(N_PIXELS), "-scale", f"{CELL_ARCSEC}asec",
-        "-weight", "briggs", str(ROBUST), "-niter", "60000", "-mgain", "0.8", "-auto-mask", "5",
-        "-auto-threshold", str(STOP_SIGMA), "-nmiter", "8", "-pol", "I", "-data-column", "CORRECTED_DATA",
-        "-name", WSCLEAN / "image", measurement_set,
-    ]  # fmt: skip
+def engine_task() -> dict[str, Any]:
+    """The image asked of both peers, as the platform asks its engines."""
+    from contimg_assets.science.imaging.settings import ImageSettings
+
+    settings = ImageSettings(robust=ROBUST, stop_sigma=STOP_SIGMA, gain=0.1, n_threads=len(os.sched_getaffinity(0)))
+    wanted = ("weighting", "robust", "uv_min_wavelengths", "uv_max_wavelengths", "max_iterations", "gain", "mask_sigma")
+    chosen = {name: getattr(settings, name) for name in (*wanted, "stop_sigma", "n_threads")}
+    return chosen | {"n_x": N_PIXELS, "n_y": N_PIXELS, "cell_arcsec": float(CELL_ARCSEC)}
 
 
 def run_tclean(measurement_set: Path) -> None:
     """The same image by CASA, as FITS."""
     from contimg_resources.casa import run_task
+    from contimg_resources.casa_imaging import tclean_parameters
 
     shutil.rmtree(TCLEAN, ignore_errors=True)
     TCLEAN.mkdir()
-    name = str(TCLEAN / "image")
-    run_task(
-        "tclean", vis=measurement_set, imagename=name, datacolumn="corrected", imsize=N_PIXELS, cell=f"{CELL_ARCSEC}arcsec",
-        stokes="I", specmode="mfs", gridder="standard", deconvolver="clark", weighting="briggs", robust=ROBUST,
-        niter=60_000, gain=0.1, nsigma=STOP_SIGMA, usemask="auto-multithresh", pbcor=False, pblimit=-1.0,
-    )  # fmt: skip
-    run_task("exportfits", imagename=f"{name}.image", fitsimage=f"{name}-image.fits", overwrite=True)
+    stem = str(TCLEAN / "image")
+    parameters = tclean_parameters(engine_task(), has_w_terms=False)
+    run_task("tclean", **(parameters | {"vis": measurement_set, "imagename": stem, "datacolumn": "corrected"}))
+    run_task("exportfits", imagename=f"{stem}.image", fitsimage=f"{stem}-image.fits", overwrite=True)
 
 
 def our_command(measurement_set: Path) -> list[str | Path]:
@@ -120,8 +122,11 @@ def main() -> int:
     measurement_set = calibrated_measurement_set()
     WSCLEAN.mkdir(exist_ok=True)
     n_pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    peers: dict[str, tuple[list[str | Path], Path]] = {
-        "WSClean 3.1 -use-wgridder": (wsclean_command(measurement_set), WSCLEAN / "image-image.fits"),
+    peers: dict[str, tuple[Sequence[str | Path], Path]] = {
+        "WSClean 3.1 -use-wgridder": (
+            wsclean_command(measurement_set, WSCLEAN / "image", engine_task(), data_column="CORRECTED_DATA"),
+            WSCLEAN / "image-image.fits",
+        ),
         "CASA tclean gridder standard": (
             [sys.executable, __file__, "--tclean", measurement_set],
             TCLEAN / "image-image.fits",

@@ -24,6 +24,7 @@ from contimg_assets.observations import measurement_set
 from contimg_assets.pictures import image_pair, markdown_image, mosaic_picture
 from contimg_assets.provenance import with_provenance
 from contimg_resources.configurable import Observatory
+from contimg_resources.machine import available_memory_bytes
 from contimg_resources.products import require
 from contimg_resources.settings import Settings
 
@@ -38,7 +39,12 @@ def image_settings(settings: Settings) -> Any:
     chosen = settings.imaging
     return ImageSettings(
         n_bands=chosen.n_bands,
+        weighting=chosen.weighting,
         robust=chosen.robust,
+        uv_min_wavelengths=chosen.uv_min_wavelengths,
+        uv_max_wavelengths=chosen.uv_max_wavelengths,
+        self_calibration=chosen.self_calibration,
+        memory_bytes=available_memory_bytes(),
         cell_arcsec=chosen.cell_arcsec,
         n_pixels=chosen.n_pixels,
         max_iterations=chosen.max_iterations,
@@ -54,18 +60,19 @@ def image_settings(settings: Settings) -> Any:
 def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.
 
-    Bandpass and gains are applied while the measurement set is read; Briggs weights, w-gridding; catalogue sources are
-    fitted at their positions in every sub-band, and a CLEAN of all sub-bands together finds the others; restored with
-    the fitted beam, not corrected for the primary beam (``imaging.engine`` hands gridding and CLEAN to WSClean or CASA's
-    tclean, which find all sources themselves). Writes FITS files and one row per band of table image: beam, rms,
-    thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
+    Bandpass and gains are applied while the measurement set is read; weights and uv range as set (Briggs, all baselines),
+    w-gridding; catalogue sources are fitted at their positions in every sub-band, and a CLEAN of all sub-bands together
+    finds the others; restored with the fitted beam, not corrected for the primary beam. With self-calibration switched
+    on, its steps are in the metadata: tried, kept, residual before and after (Jy/beam). ``imaging.engine`` hands gridding
+    and CLEAN to WSClean or CASA's tclean, which find all sources themselves. Writes FITS files and one row per band of
+    table image: beam, rms, thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
     Read by forced_photometry. Remade when measurement set, gains or catalogue change.
     """
     from contimg_assets.science.calibration.engine_solutions import apply_solutions_with
     from contimg_assets.science.calibration.solutions import Solutions
     from contimg_assets.science.coordinates import separation_deg
     from contimg_assets.science.field_model import field_sky_model
-    from contimg_assets.science.imaging.engine_images import make_images_with
+    from contimg_assets.science.imaging.self_calibration import make_self_calibrated_images
     from contimg_assets.science.visibilities import Visibilities
     from contimg_resources.calibration_tables import read_calibration_table
     from contimg_resources.engines import calibration_engine, imaging_engine
@@ -90,13 +97,14 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
         sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
         engine = imaging_engine(observatory.settings.imaging.engine, products.scratch("imaging"))
-        images = make_images_with(engine, calibrated, image_settings(observatory.settings), sky)
+        imaged = make_self_calibrated_images(calibrated, image_settings(observatory.settings), sky, engine)
+        images = imaged.images
         folder = products.image_folder(partition_key)
         write_image_set(folder, images.columns())
         observation_id = store.query(
             "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
         ).item()
-        summary = measure_image(images, near, vis)
+        summary = measure_image(images, near, vis) | imaged.summary()
         rows = image_rows(images, summary, str(folder), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)

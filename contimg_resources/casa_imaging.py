@@ -57,8 +57,8 @@ def tclean_parameters(task: Mapping[str, Any], *, has_w_terms: bool = True) -> d
     Parameters
     ----------
     task : mapping
-        ``n_x``, ``n_y``, ``cell_arcsec``, ``robust``, ``max_iterations`` (0 for a dirty image), ``gain``, ``mask_sigma``
-        and ``stop_sigma`` as in ``ImageSettings``.
+        ``n_x``, ``n_y``, ``cell_arcsec``, ``weighting``, ``robust``, ``uv_min_wavelengths``, ``uv_max_wavelengths``,
+        ``max_iterations`` (0 for a dirty image), ``gain``, ``mask_sigma`` and ``stop_sigma`` as in ``ImageSettings``.
     has_w_terms : bool
         Whether w terms are projected.
     """
@@ -71,7 +71,8 @@ def tclean_parameters(task: Mapping[str, Any], *, has_w_terms: bool = True) -> d
         "stokes": "pseudoI",
         "imsize": [task["n_x"], task["n_y"]],
         "cell": f"{task['cell_arcsec']:.9g}arcsec",
-        "weighting": "briggs",
+        "weighting": task["weighting"],
+        "uvrange": _uv_range(task["uv_min_wavelengths"], task["uv_max_wavelengths"]),
         "robust": task["robust"],
         "niter": task["max_iterations"],
         "gain": task["gain"],
@@ -86,6 +87,13 @@ def tclean_parameters(task: Mapping[str, Any], *, has_w_terms: bool = True) -> d
         "fullsummary": False,
         "savemodel": "none",
     }
+
+
+def _uv_range(least: float, most: float | None) -> str:
+    """Projected baselines to use in CASA's language, empty for all."""
+    if most is not None:
+        return f"{least:g}~{most:g}lambda"
+    return f">{least:g}lambda" if least > 0.0 else ""
 
 
 def _run(ms_path: Path, stem: Path, window: str, task: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

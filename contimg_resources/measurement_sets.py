@@ -337,10 +337,20 @@ def _flag_not_finite(vis: NDArray[np.complex64], flags: NDArray[np.bool_]) -> No
         flags |= bad
 
 
+def weight_column(path: Path | str) -> str:
+    """Column that weights are read from: WEIGHT_SPECTRUM where it is filled, else WEIGHT."""
+    with open_measurement_set(path) as main, casacore_errors(Path(path), "read"):
+        return "WEIGHT_SPECTRUM" if _has_weight_spectrum(main, 0) else "WEIGHT"
+
+
+def _has_weight_spectrum(main: Any, row: int) -> bool:
+    return "WEIGHT_SPECTRUM" in main.colnames() and bool(main.iscelldefined("WEIGHT_SPECTRUM", row))
+
+
 def _read_weights(main: Any, selection: Selection) -> NDArray[np.float32]:
     """Weight of one channel, from WEIGHT_SPECTRUM's mean over channels where the column is filled, else from WEIGHT."""
     weights = np.empty((selection.rows.size, len(selection.correlations)), dtype=np.float32)
-    has_spectrum = "WEIGHT_SPECTRUM" in main.colnames() and main.iscelldefined("WEIGHT_SPECTRUM", selection.rows[0])
+    has_spectrum = _has_weight_spectrum(main, int(selection.rows[0]))
     for chunk in selection.chunks():
         if has_spectrum:
             cells = main.getcol("WEIGHT_SPECTRUM", chunk.start_row, chunk.n_row)[chunk.inside].mean(axis=1)

@@ -115,7 +115,17 @@ class ImagingSettings(_Section):
     n_pixels: int | None = Field(
         None, ge=32, le=16384, multiple_of=2, description="image side, even; chosen from the data when absent"
     )
-    robust: float = Field(0.5, ge=-2, le=2, description="Briggs weighting, -2 uniform to 2 natural")
+    weighting: Literal["briggs", "natural", "uniform"] = Field(
+        "briggs", description="natural has the lowest noise, uniform the narrowest beam"
+    )
+    robust: float = Field(0.5, ge=-2, le=2, description="of Briggs weighting, -2 uniform to 2 natural")
+    uv_min_wavelengths: float = Field(0.0, ge=0, description="shorter projected baselines are left out")
+    uv_max_wavelengths: float | None = Field(
+        None, gt=0, description="longer projected baselines are left out; none when absent"
+    )
+    self_calibration: Literal["none", "phase", "amplitude"] = Field(
+        "none", description="gains from the image itself, kept only where they help; amplitude does phase first"
+    )
     n_bands: int = Field(4, ge=1, le=16, description="sub-band images beside the full band")
     max_iterations: int = Field(
         60_000, ge=0, le=1_000_000, description="CLEAN components at most; 0 gives dirty images"
@@ -123,6 +133,16 @@ class ImagingSettings(_Section):
     engine: Literal["contimg", "wsclean", "tclean"] = Field(
         "contimg", description="what makes and deconvolves images; noise and primary beam maps are always contimg's"
     )
+
+    @model_validator(mode="after")
+    def _uv_range_holds_something(self) -> ImagingSettings:
+        if self.uv_max_wavelengths is not None and self.uv_max_wavelengths <= self.uv_min_wavelengths:
+            message = (
+                f"uv_max_wavelengths {self.uv_max_wavelengths:g} is not above"
+                f" uv_min_wavelengths {self.uv_min_wavelengths:g}"
+            )
+            raise ValueError(message)
+        return self
 
 
 class PhotometrySettings(_Section):

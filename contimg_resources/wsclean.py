@@ -70,8 +70,8 @@ def wsclean_command(
     ms_path, stem : Path
         Measurement set, and path with which the names of all images begin.
     task : mapping
-        ``n_x``, ``n_y``, ``cell_arcsec``, ``robust``, ``max_iterations`` (0 for dirty images), ``gain``, ``mask_sigma``,
-        ``stop_sigma`` and ``n_threads`` as in ``ImageSettings``.
+        ``n_x``, ``n_y``, ``cell_arcsec``, ``weighting``, ``robust``, ``uv_min_wavelengths``, ``uv_max_wavelengths``,
+        ``max_iterations`` (0 for dirty images), ``gain``, ``mask_sigma``, ``stop_sigma`` and ``n_threads`` as in ``ImageSettings``.
     data_column : str
     divisions_hz : sequence of float
         Frequencies between sub-bands that are deconvolved together; none: one full-band image.
@@ -81,11 +81,16 @@ def wsclean_command(
         bands = ["-channels-out", str(len(divisions_hz) + 1), "-join-channels"]
         bands += ["-channel-division-frequencies", ",".join(f"{value:.1f}" for value in divisions_hz)]
     image = ["-size", str(task["n_x"]), str(task["n_y"]), "-scale", f"{task['cell_arcsec']:.9g}asec"]
+    weights = ["-weight", task["weighting"], *([f"{task['robust']:g}"] if task["weighting"] == "briggs" else [])]
+    if task["uv_min_wavelengths"] > 0.0:
+        weights += ["-minuv-l", f"{task['uv_min_wavelengths']:g}"]
+    if task["uv_max_wavelengths"] is not None:
+        weights += ["-maxuv-l", f"{task['uv_max_wavelengths']:g}"]
     clean = ["-niter", str(task["max_iterations"]), "-gain", f"{task['gain']:g}", "-mgain", f"{_MGAIN:g}"]
     depth = ["-auto-mask", f"{task['mask_sigma']:g}", "-auto-threshold", f"{task['stop_sigma']:g}"]
     return [
         PROGRAM, "-use-wgridder", "-j", str(task["n_threads"]), "-no-update-model-required", "-make-psf",
-        *image, "-weight", "briggs", f"{task['robust']:g}", *clean, *depth, *bands,
+        *image, *weights, *clean, *depth, *bands,
         "-pol", "I", "-data-column", data_column, "-temp-dir", str(stem.parent), "-name", str(stem), str(ms_path),
     ]  # fmt: skip
 

@@ -50,7 +50,20 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     pixels: Annotated[
         int | None, typer.Option(help="Side of the image, pixels.", show_default="covers the primary beam")
     ] = None,
-    robust: Annotated[float, typer.Option(min=-2, max=2, help="Briggs weighting, -2 uniform to 2 natural.")] = 0.5,
+    weighting: Annotated[
+        Literal["briggs", "natural", "uniform"],
+        typer.Option(help="natural has the lowest noise, uniform the narrowest beam."),
+    ] = "briggs",
+    robust: Annotated[float, typer.Option(min=-2, max=2, help="Of Briggs weighting, -2 uniform to 2 natural.")] = 0.5,
+    uv_min: Annotated[float, typer.Option(min=0, help="Leave out shorter projected baselines, wavelengths.")] = 0.0,
+    uv_max: Annotated[
+        float | None,
+        typer.Option(min=0, help="Leave out longer projected baselines, wavelengths.", show_default="none"),
+    ] = None,
+    self_calibration: Annotated[
+        Literal["none", "phase", "amplitude"],
+        typer.Option(help="Gains from the image itself, kept only if they lower the residual; amplitude: phase first."),
+    ] = "none",
     iterations: Annotated[int, typer.Option(min=0, help="Limit of CLEAN components; 0 = dirty image.")] = 60_000,
     engine: Annotated[
         Literal["contimg", "wsclean", "tclean"] | None,
@@ -63,12 +76,13 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     The images are not corrected for the primary beam; each has its primary beam in a file beside it.
     """
     with one_screen_errors():
-        from contimg_assets.science.imaging.engine_images import make_images_with
+        from contimg_assets.science.imaging.self_calibration import make_self_calibrated_images
         from contimg_assets.science.imaging.settings import ImageSettings
         from contimg_assets.science.visibilities import Visibilities
         from contimg_resources.engines import imaging_engine
         from contimg_resources.fits_images import write_image_set
-        from contimg_resources.measurement_sets import read_measurement_set
+        from contimg_resources.machine import available_memory_bytes
+        from contimg_resources.measurement_sets import read_measurement_set, weight_column
         from contimg_resources.reference_catalogues import read_catalogue
         from contimg_resources.settings import load_settings
         from contimg_resources.table_folders import scratch_beside
@@ -76,9 +90,13 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         chosen = load_settings()
         settings = ImageSettings(
             n_bands=bands,
+            weighting=weighting,
+            robust=robust,
+            uv_min_wavelengths=uv_min,
+            uv_max_wavelengths=uv_max,
+            self_calibration=self_calibration,
             cell_arcsec=cell,
             n_pixels=pixels,
-            robust=robust,
             max_iterations=iterations,
             n_threads=chosen.threads,
         )
@@ -90,14 +108,17 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         if channels is not None:
             vis = _with_channels(vis, channels)
         stderr.print(f"imaging {vis.field_name}: {vis.vis.shape[0]} rows, {vis.vis.shape[1]} channels", highlight=False)
-        images = make_images_with(
-            imaging_engine(engine or chosen.imaging.engine, scratch_beside(out)),
+        # Once the data are in memory: what is left is what the images may take.
+        settings = replace(settings, memory_bytes=available_memory_bytes())
+        imaged = make_self_calibrated_images(
             vis,
             settings,
             None if sources is None else _sky(vis, sources),
+            imaging_engine(engine or chosen.imaging.engine, scratch_beside(out)),
         )
-        files = write_image_set(out, images.columns())
-    emit(_summary(images, out, files), as_json=as_json, rows="planes")
+        files = write_image_set(out, imaged.images.columns())
+        weights = {"weights_from": weight_column(measurement_set)}
+    emit(_summary(imaged.images, out, files) | weights | imaged.summary(), as_json=as_json, rows="planes")
 
 
 def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) -> Visibilities:

@@ -130,6 +130,25 @@ def failure_text(event: dg.DagsterEvent) -> str:
     return event.event_specific_data.error_display_string if event.is_step_failure else ""
 
 
+@pytest.mark.timeout(600)
+def test_self_calibration_and_weights_reach_the_image(telescope, monkeypatch: pytest.MonkeyPatch):
+    """With the settings switched on, the steps of self-calibration are in the metadata and in the image's document."""
+    monkeypatch.setenv("CONTIMG_IMAGING__SELF_CALIBRATION", "phase")
+    monkeypatch.setenv("CONTIMG_IMAGING__WEIGHTING", "natural")
+    observe_arrivals(telescope.observatory)
+    transit, _ = telescope.partitions()
+    assert telescope.run("catalogue_job").success
+    assert telescope.run("observation_job", transit, ["measurement_set"]).success
+    assert telescope.run("bandpass_job", transit[:10]).success
+    made = telescope.run("observation_job", transit, ["gain_table", "continuum_image"])
+    [event] = [e for e in made.get_asset_materialization_events() if e.asset_key == dg.AssetKey("continuum_image")]
+    steps = event.materialization.metadata["self_calibration_steps"].value
+    assert steps[0]["kind"] == "phase"
+    assert {"is_kept", "outcome", "residual_before_jy_beam", "residual_after_jy_beam"} <= set(steps[0])
+    document = telescope.observatory.products.document("continuum_image", transit, ".json")
+    assert json.loads(document.read_text())["self_calibration_steps"] == steps
+
+
 def test_a_missing_catalogue_names_the_setting(telescope, monkeypatch: pytest.MonkeyPatch):
     """A catalogue that is not there fails with the file's name and what to do; nothing is written."""
     monkeypatch.setenv("CONTIMG_CATALOGUE", str(telescope.root / "nowhere.parquet"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import typer
+from casacore import tables
 from typer.testing import CliRunner
 
 from contimg_assets.science.calibration.solutions import Solutions
@@ -15,6 +16,7 @@ from contimg_resources.calibration_tables import write_calibration_table
 from contimg_resources.fits_images import list_bands, read_image, read_plane
 from contimg_resources.measurement_sets import write_measurement_set
 from contimg_resources.wsclean import INSTALL_COMMAND
+from tests.science.corruption import corrupt
 from tests.science.interferometer import observe
 
 app = typer.Typer()
@@ -160,9 +162,17 @@ def test_missing_engine_is_one_clear_error(measurement_set, tmp_path, monkeypatc
         (["--robust", "5"], 2, "robust"),
         (["--engine", "aips"], 2, "wsclean"),
         (["--field", "elsewhere"], 1, "elsewhere"),
+        (["--weighting", "radial"], 2, "radial"),
+        (["--uv-min", "900", "--uv-max", "800"], 1, "above uv_min_wavelengths"),
+        (["--uv-min", "1e6"], 1, "Widen the uv range"),
+        (["--pixels", "400000"], 1, "larger than the memory"),
+        (["--cell", "0.01"], 1, "larger than the memory"),
     ],
-    ids=["not ranges", "beyond the band", "odd size", "robust", "engine", "field"],
-)
+    ids=[
+        "not ranges", "beyond the band", "odd size", "robust", "engine", "field", "weighting", "uv range", "no baselines",
+        "pixels beyond the memory", "cell beyond the memory",
+    ],
+)  # fmt: skip
 def test_wrong_option_is_one_clear_error(measurement_set, tmp_path, options, exit_code, message):
     """A wrong option ends with the exit code of its kind and a message that names it; nothing is written."""
     result = run(measurement_set, "--out", tmp_path / "images", *options)
@@ -177,4 +187,83 @@ def test_observation_without_data_is_refused(observation, tmp_path):
     write_measurement_set(tmp_path / "flagged.ms", vis.columns())
     result = run(tmp_path / "flagged.ms", "--out", tmp_path / "images")
     assert result.exit_code == 1
-    assert "flagged" in result.output
+    assert "every visibility is flagged: got 0 unflagged visibilities" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["flagged.ms"]
+
+
+def test_failed_imaging_leaves_earlier_images_alone(measurement_set, tmp_path):
+    """Images already in the folder survive a run that fails."""
+    succeed(measurement_set, "--out", tmp_path / "images", "--iterations", 0, "--pixels", 64)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    assert run(measurement_set, "--out", tmp_path / "images", "--pixels", 400_000).exit_code == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_sources_of_zero_flux_density_are_left_to_clean(observation, measurement_set, tmp_path):
+    """A catalogue whose only source has no flux fits nothing, and CLEAN finds the source as if it were not listed."""
+    [(ra, dec)] = observation[1]
+    catalogue = tmp_path / "catalogue.csv"
+    catalogue.write_text(f"source_id,ra_deg,dec_deg,flux_jy\na,{ra},{dec},0.0\n")
+    summary = succeed(measurement_set, "--out", tmp_path / "images", "--catalogue", catalogue)
+    assert summary["n_known_sources"] == 0
+    plain = succeed(measurement_set, "--out", tmp_path / "plain")
+    assert summary["n_clean_components"] == pytest.approx(plain["n_clean_components"], rel=0.05)
+    assert summary["planes"][0]["peak_jy_beam"] == pytest.approx(plain["planes"][0]["peak_jy_beam"], rel=1e-3)
+
+
+def test_catalogue_without_any_flux_density_is_refused(observation, measurement_set, tmp_path):
+    """A catalogue in which no flux density is known cannot be fitted: one clear error, nothing written."""
+    [(ra, dec)] = observation[1]
+    catalogue = tmp_path / "catalogue.csv"
+    catalogue.write_text(f"source_id,ra_deg,dec_deg,flux_jy\na,{ra},{dec},\n")
+    result = run(measurement_set, "--out", tmp_path / "images", "--catalogue", catalogue)
+    assert result.exit_code == 1
+    assert "Error" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["catalogue.csv"]
+
+
+def test_weights_come_from_weight_where_there_is_no_spectrum(observation, measurement_set, tmp_path):
+    """A set with WEIGHT_SPECTRUM and one without, of equal weights, give equal images; which was used is reported."""
+    spectrum = tmp_path / "spectrum.ms"
+    shutil.copytree(measurement_set, spectrum)
+    vis = observation[0]
+    with tables.table(str(spectrum), readonly=False, ack=False) as main:
+        main.addcols(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, ndim=2, valuetype="float"))
+        weights = np.repeat(main.getcol("WEIGHT")[:, None, :], vis.frequency_hz.size, axis=1)
+        main.putcol("WEIGHT_SPECTRUM", weights)
+        main.putcol("WEIGHT", np.full_like(main.getcol("WEIGHT"), 1e-9))
+    plain = succeed(measurement_set, "--out", tmp_path / "plain")
+    other = succeed(spectrum, "--out", tmp_path / "other")
+    assert (plain["weights_from"], other["weights_from"]) == ("WEIGHT", "WEIGHT_SPECTRUM")
+    ours, theirs = (read_plane(tmp_path / name / "full_image.fits") for name in ("plain", "other"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(ours).max())
+
+
+def test_weights_and_cuts_can_be_chosen(measurement_set, tmp_path):
+    """Natural weights have less noise than uniform ones; without long baselines the beam is wider."""
+    natural, uniform, short = (
+        succeed(measurement_set, "--out", tmp_path / name, *options)["planes"][0]
+        for name, options in {
+            "natural": ["--weighting", "natural"],
+            "uniform": ["--weighting", "uniform"],
+            "short": ["--weighting", "natural", "--uv-max", "1000"],
+        }.items()
+    )
+    assert natural["thermal_jy_beam"] < uniform["thermal_jy_beam"]
+    assert natural["thermal_jy_beam"] < short["thermal_jy_beam"]
+    assert uniform["major_arcsec"] < natural["major_arcsec"] < short["major_arcsec"]
+
+
+def test_self_calibration_is_reported(observation, tmp_path):
+    """Phase errors are taken out, and the summary says by which steps; without the option nothing is reported."""
+    rng = np.random.default_rng(5)
+    phases = np.exp(1j * np.deg2rad(25.0) * rng.standard_normal((14, 1, 2)))
+    write_measurement_set(tmp_path / "phases.ms", corrupt(observation[0], phases).columns())
+    plain = succeed(tmp_path / "phases.ms", "--out", tmp_path / "plain")
+    assert "self_calibration" not in plain
+    better = succeed(tmp_path / "phases.ms", "--out", tmp_path / "better", "--self-calibration", "phase")
+    assert better["self_calibration"] == "phase"
+    assert better["self_calibration_steps"][0]["is_kept"]
+    assert better["planes"][0]["rms_jy_beam"] < 0.7 * plain["planes"][0]["rms_jy_beam"]
+    assert better["planes"][0]["peak_jy_beam"] > 1.05 * plain["planes"][0]["peak_jy_beam"]

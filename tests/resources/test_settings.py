@@ -188,3 +188,23 @@ def test_wrong_telescope_is_an_error(tmp_path, content, message):
         load_telescope(path)
     assert "CONTIMG_ARRAY" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"CONTIMG_IMAGING__WEIGHTING": "radial"}, "CONTIMG_IMAGING__WEIGHTING"),
+        ({"CONTIMG_IMAGING__SELF_CALIBRATION": "both"}, "CONTIMG_IMAGING__SELF_CALIBRATION"),
+        (
+            {"CONTIMG_IMAGING__UV_MIN_WAVELENGTHS": "900", "CONTIMG_IMAGING__UV_MAX_WAVELENGTHS": "800"},
+            "uv_max_wavelengths 800 is not above uv_min_wavelengths 900",
+        ),
+    ],
+    ids=["weighting", "self-calibration", "uv range"],
+)
+def test_wrong_imaging_choice_is_named(monkeypatch, variables, message):
+    """A weighting, a self-calibration or a uv range that does not exist is refused at start."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        load_settings()

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from contimg_assets.science.errors import DataError
 from contimg_assets.science.imaging import clean, restore
@@ -113,6 +116,46 @@ def test_bright_source_in_a_moving_beam_leaves_noise_only():
     assert images.full.rms_jy_beam < 1.15 * images.full.thermal_rms_jy_beam
     expected = 10.0 * value_at(images.full.primary_beam, images.wcs, *sky[0])
     assert fitted_flux_jy(images.full, images.wcs, *sky[0]) == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.parametrize("seed", [21, 22, 23])
+@pytest.mark.parametrize("separation_beams", [1.2, 1.6])
+def test_overlapping_sources_are_told_apart(separation_beams, seed):
+    """Two sources little more than a beam apart, 1 and 0.6 Jy: CLEAN finds both flux densities and both positions."""
+    rng = np.random.default_rng(seed)
+    settings = ImageSettings(n_bands=1, n_threads=1)
+    empty, _ = observe([(0.0, 0.0, 1.0, 0.0)], n_antennas=22, n_chan=16, rms_jy=1e-3, rng=rng, drifts=False)
+    beam_deg = make_images(empty, replace(settings, max_iterations=0)).full.beam.mean_arcsec / 3600.0
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    east, north = rng.uniform(-0.3, 0.3, 2)
+    apart = separation_beams * beam_deg * np.array([np.sin(angle), np.cos(angle)])
+    vis, sky = observe(
+        [(east, north, 1.0, 0.0), (east + apart[0], north + apart[1], 0.6, 0.0)],
+        n_antennas=22, n_chan=16, rms_jy=1e-3, rng=rng, drifts=False,
+    )  # fmt: skip
+    images = make_images(vis, settings)
+    full = images.full
+    x, y = images.wcs.wcs_world2pix(sky[:, 0], sky[:, 1], 0)
+    cell_arcsec = 3600.0 * images.wcs.wcs.cdelt[1]
+    row, column = np.mgrid[int(y.min()) - 8 : int(y.max()) + 9, int(x.min()) - 8 : int(x.max()) + 9]
+
+    def two_gaussians(parameters):
+        total = np.zeros(row.shape)
+        for flux, x0, y0 in parameters.reshape(2, 3):
+            east, north = (x0 - column) * cell_arcsec, (row - y0) * cell_arcsec
+            pa = np.deg2rad(full.beam.pa_deg)
+            along = (east * np.sin(pa) + north * np.cos(pa)) / full.beam.major_arcsec
+            across = (east * np.cos(pa) - north * np.sin(pa)) / full.beam.minor_arcsec
+            total += flux * np.exp(-4.0 * np.log(2.0) * (along**2 + across**2))
+        return (total - full.restored[row, column]).ravel()
+
+    start = np.array([0.8, x[0] + 0.4, y[0] - 0.4, 0.8, x[1] - 0.4, y[1] + 0.4])
+    fitted = least_squares(two_gaussians, start).x.reshape(2, 3)
+    expected = np.array([1.0, 0.6]) * [value_at(full.primary_beam, images.wcs, *place) for place in sky]
+    np.testing.assert_allclose(fitted[:, 0], expected, rtol=0.02)
+    offset_beams = np.hypot(fitted[:, 1] - x, fitted[:, 2] - y) * cell_arcsec / full.beam.minor_arcsec
+    assert offset_beams.max() < 0.05
+    assert full.rms_jy_beam < 1.15 * full.thermal_rms_jy_beam
 
 
 def test_no_iterations_gives_dirty_images():

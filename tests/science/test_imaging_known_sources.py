@@ -110,3 +110,13 @@ def test_interpolation_of_a_sampled_wave():
     px, py = np.random.default_rng(2).uniform(10.0, 50.0, (2, 100))
     expected = np.cos(2.0 * np.pi * (0.25 * px + 0.1 * py))
     np.testing.assert_allclose(known_sources.interpolate(wave, px, py), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("flux_jy", [[0.0], []], ids=["zero flux", "no source"])
+def test_a_sky_without_flux_changes_nothing(flux_jy):
+    """A model of zero flux or without sources is no model: the images are those of CLEAN alone, bit for bit."""
+    vis, sky = observe([(0.4, 0.3, 0.2, 0.0)], n_antennas=12, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(5))
+    images = make_images(vis, SETTINGS, sky_model(sky[: len(flux_jy)], flux_jy))
+    assert images.n_known_sources == 0
+    assert images.n_clean_components > 0
+    np.testing.assert_array_equal(images.full.restored, make_images(vis, SETTINGS).full.restored)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.coordinates import direction_cosines
 from contimg_assets.science.errors import DataError, NotEnoughDataError
-from contimg_assets.science.imaging import averaging, geometry, thermal, weighting
+from contimg_assets.science.imaging import averaging, geometry, memory, thermal, weighting
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.imager import plan_images
 from contimg_assets.science.imaging.settings import ImageSettings
@@ -73,6 +75,42 @@ def test_degridding_is_the_direct_fourier_sum(two_sources):
         delay_s = two_sources.uvw_m @ lmn / SPEED_OF_LIGHT_M_S
         expected += model[y, x] * np.exp(2j * np.pi * delay_s[:, None] * two_sources.frequency_hz)
     np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_gridding_of_any_baselines_is_the_direct_fourier_sum_both_ways(two_sources, seed):
+    """With w ten times as large as u and v, random data and random models agree with the sums; image and prediction are adjoint."""
+    rng = np.random.default_rng(seed)
+    n_row = len(two_sources.uvw_m)
+    # Up to 400 m along u and v: a pixel of 40 arcsec samples the longest fringe at 1.5 GHz twice. Up to 4 km along w.
+    vis = replace(
+        two_sources,
+        vis=(rng.standard_normal((n_row, 3, 2)) + 1j * rng.standard_normal((n_row, 3, 2))).astype(np.complex64),
+        flags=np.zeros((n_row, 3, 2), dtype=bool),
+        uvw_m=rng.uniform(-400.0, 400.0, (n_row, 3)) * [1.0, 1.0, 10.0],
+    )
+    weights = rng.uniform(0.0, 2.0, (n_row, 3)).astype(np.float32)
+    weights[rng.random(weights.shape) < 0.2] = 0.0
+    grid = image_grid(vis)
+    y, x = np.mgrid[: grid.n_y, : grid.n_x]
+    lmn = grid.directions(x.astype(float), y.astype(float)) - np.array([0.0, 0.0, 1.0])
+    largest_turn = 2.0 * np.pi * np.abs(vis.uvw_m[:, 2]).max() * np.abs(lmn[..., 2]).max() * 1.4e9 / SPEED_OF_LIGHT_M_S
+    assert largest_turn > 1.0
+    gridder = Gridder(vis.uvw_m, grid, epsilon=2e-5, n_threads=1)
+    image = gridder.image(vis.vis.mean(axis=-1), weights, vis.frequency_hz)
+    expected = direct_image(vis, weights, grid)
+    assert np.abs(image - expected).max() < 1e-3 * np.abs(expected).max()
+
+    model = np.where(rng.random(image.shape) < 0.01, rng.standard_normal(image.shape), 0.0).astype(np.float32)
+    predicted = gridder.visibilities(model, vis.frequency_hz)
+    at = np.nonzero(model)
+    delay_s = vis.uvw_m @ lmn[at].T / SPEED_OF_LIGHT_M_S
+    direct = np.exp(2j * np.pi * delay_s[..., None] * vis.frequency_hz).transpose(0, 2, 1) @ model[at].astype(float)
+    assert np.abs(predicted - direct).max() < 1e-3 * np.abs(direct).max()
+    # sum over pixels of (image x model) = sum over visibilities of w Re(V conj(prediction)) / sum of w
+    left = float(np.sum(image.astype(float) * model))
+    right = float(np.sum(weights * np.real(vis.vis.mean(axis=-1) * np.conj(predicted)), dtype=float) / weights.sum())
+    assert left == pytest.approx(right, abs=1e-3 * float(np.abs(image).max() * np.abs(model).sum()))
 
 
 def test_flat_array_needs_no_w_terms_in_the_slanted_projection():
@@ -162,6 +200,19 @@ def test_everything_flagged_is_an_error():
     vis.flags[:] = True
     with pytest.raises(NotEnoughDataError, match="every visibility is flagged"):
         plan_images(vis, ImageSettings())
+
+
+def test_images_larger_than_memory_are_refused_before_they_are_made():
+    """With a limit below the need the plan itself is an error that says how much; one byte more is enough."""
+    vis, _ = observe([(0.0, 0.0, 1.0, 0.0)], n_antennas=8, n_time=2, n_chan=4)
+    settings = ImageSettings(n_pixels=128, cell_arcsec=40.0, n_bands=2)
+    factor = plan_images(vis, settings).averaging_factor
+    needed = memory.image_bytes(128, 128, 2, len(vis.uvw_m) * -(-4 // factor))
+    assert plan_images(vis, replace(settings, memory_bytes=needed)).grid.n_x == 128
+    with pytest.raises(DataError, match=r"larger than the memory: got 128 x 128 pixels in 2 bands.*GB.*fewer pixels"):
+        plan_images(vis, replace(settings, memory_bytes=needed - 1))
+    with pytest.raises(DataError, match="larger than the memory"):
+        plan_images(vis, replace(settings, n_pixels=None, memory_bytes=1e5))
 
 
 def test_wrong_setting_is_named():

@@ -21,9 +21,16 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SECONDS_PER_DAY
 from contimg_assets.science.imaging import averaging, thermal, weighting
+from contimg_assets.science.imaging.found_sky import found_sky
 from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.imaging.gridding import Gridder
-from contimg_assets.science.imaging.imager import describe_bands, make_images, measure_noise, plan_images
+from contimg_assets.science.imaging.imager import (
+    average_in_uv_range,
+    describe_bands,
+    make_images,
+    measure_noise,
+    plan_images,
+)
 from contimg_assets.science.imaging.products import ImagePlane, ImageSet
 from contimg_assets.science.imaging.restore import RestoringBeam
 from contimg_assets.science.imaging.settings import ImageSettings
@@ -46,8 +53,9 @@ class ImagingEngine(Protocol):
         columns : mapping
             ``Visibilities.columns()``.
         task : mapping
-            ``n_x``, ``n_y``, ``cell_arcsec``, ``robust``, ``max_iterations``, ``gain``, ``mask_sigma``, ``stop_sigma``,
-            ``n_threads``, and ``bands``: name -> (first, last + 1) channel; empty for the full band only.
+            ``n_x``, ``n_y``, ``cell_arcsec``, ``weighting``, ``robust``, ``uv_min_wavelengths``, ``uv_max_wavelengths``,
+            ``max_iterations``, ``gain``, ``mask_sigma``, ``stop_sigma``, ``n_threads``, and ``bands``:
+            name -> (first, last + 1) channel; empty for the full band only.
 
         Returns
         -------
@@ -85,14 +93,15 @@ def make_images_with(
         return make_images(vis, settings, sky)
     plan = plan_images(vis, settings)
     grid = replace(plan.grid, slant_u=0.0, slant_v=0.0, needs_w=True)
-    bands = averaging.average_to_stokes_i(
-        vis, n_bands=settings.n_bands, factor=plan.averaging_factor, n_threads=settings.n_threads
-    )
+    bands = average_in_uv_range(vis, settings, plan.averaging_factor)
     made = engine.image(vis.columns(), _task(vis, grid, bands, settings))
     planes = _planes(vis, bands, grid, plan.field_rad, made["planes"], settings)
     full = made["planes"]["full"]
+    models = np.stack([made["planes"][band.name if len(bands) > 1 else "full"]["model"] for band in bands])
+    totals = np.array([band.weights.sum(dtype=np.float64) for band in bands])
     return ImageSet(
         planes=planes,
+        found_sky=found_sky(grid, planes[1:] or planes, totals / totals.sum(), models, None, None),
         wcs=grid.wcs(),
         n_known_sources=0,
         n_clean_components=int(np.count_nonzero(full["model"])),
@@ -120,7 +129,17 @@ def _task(
         "bands": {name: span for name, span in channels.items() if name in with_data} if len(bands) > 1 else {},
         **{
             name: getattr(settings, name)
-            for name in ("robust", "max_iterations", "gain", "mask_sigma", "stop_sigma", "n_threads")
+            for name in (
+                "weighting",
+                "robust",
+                "uv_min_wavelengths",
+                "uv_max_wavelengths",
+                "max_iterations",
+                "gain",
+                "mask_sigma",
+                "stop_sigma",
+                "n_threads",
+            )
         },
     }
 
@@ -138,6 +157,7 @@ def _planes(
         vis.uvw_m,
         [band.frequency_hz for band in bands],
         [band.weights for band in bands],
+        weighting=settings.weighting,
         robust=settings.robust,
         field_rad=field_rad,
         n_threads=settings.n_threads,

@@ -11,7 +11,7 @@ primary_beam``); neither the factor n of the measurement equation nor a primary-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import SECONDS_PER_DAY
 from contimg_assets.science.imaging import averaging, clean, drift_beam, geometry, restore, thermal, weighting
+from contimg_assets.science.imaging.found_sky import found_sky
 from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.known_sources import KnownSources
+from contimg_assets.science.imaging.memory import require_memory
 from contimg_assets.science.imaging.noise import estimate_noise
 from contimg_assets.science.imaging.predict import Predictor
 from contimg_assets.science.imaging.products import ImagePlane, ImageSet
@@ -62,6 +64,9 @@ def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
     field_rad = (2.0 * settings.field_margin * half_l, 2.0 * settings.field_margin * half_m)
     if settings.cell_arcsec is not None and settings.n_pixels is not None:
         field_rad = (np.deg2rad(settings.n_pixels * settings.cell_arcsec / 3600.0),) * 2
+    if settings.n_pixels is not None:
+        # Before the survey, whose grid of uv cells grows with the image.
+        require_memory(settings.n_pixels, settings.n_pixels, settings.n_bands, len(row_weights), settings.memory_bytes)
     survey, cell = _survey(vis, row_weights, settings, field_rad)
     if settings.cell_arcsec is not None:
         cell = float(np.deg2rad(settings.cell_arcsec / 3600.0))
@@ -82,6 +87,8 @@ def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
     if not needs_w:
         limit -= geometry.bend_loss(survey, edge)
     factor = geometry.averaging_factor(survey, vis.channel_width_hz, edge, limit)
+    n_visibilities = len(row_weights) * -(-vis.frequency_hz.size // factor)
+    require_memory(sizes[0], sizes[1], settings.n_bands, n_visibilities, settings.memory_bytes)
     return ImagingPlan(grid, factor, (sizes[0] * cell, sizes[1] * cell))
 
 
@@ -103,10 +110,12 @@ def _survey(
     """Moments of the uv coverage as weighted for imaging and a fitting cell (rad), from a few channels, whole rows."""
     chosen = np.unique(np.linspace(0, vis.frequency_hz.size - 1, _SURVEY_CHANNELS).astype(int))
     frequency_hz = vis.frequency_hz[chosen]
+    repeated = np.repeat(row_weights[:, None].astype(np.float32), frequency_hz.size, axis=1)
     weights = weighting.imaging_weights(
         vis.uvw_m,
         [frequency_hz],
-        [np.repeat(row_weights[:, None].astype(np.float32), frequency_hz.size, axis=1)],
+        weighting.cut_uv_range(vis.uvw_m, [frequency_hz], [repeated], settings.uv_range_wavelengths),
+        weighting=settings.weighting,
         robust=settings.robust,
         field_rad=field_rad,
         n_threads=settings.n_threads,
@@ -117,6 +126,20 @@ def _survey(
     psf = gridder.image(np.ones_like(weights, dtype=np.complex64), weights, frequency_hz)
     beam = restore.fit_restoring_beam(psf, fine.cell_arcsec)
     return survey, geometry.choose_cell_rad(survey, beam.minor_arcsec)
+
+
+def average_in_uv_range(
+    vis: Visibilities, settings: ImageSettings, factor: int
+) -> tuple[averaging.BandVisibilities, ...]:
+    """Bands of averaged visibilities, of which only the chosen baselines have weight; bands without any are left out."""
+    averaged = averaging.average_to_stokes_i(vis, n_bands=settings.n_bands, factor=factor, n_threads=settings.n_threads)
+    statistical = weighting.cut_uv_range(
+        vis.uvw_m,
+        [band.frequency_hz for band in averaged],
+        [band.weights for band in averaged],
+        settings.uv_range_wavelengths,
+    )
+    return tuple(replace(band, weights=w) for band, w in zip(averaged, statistical, strict=True) if w.any())
 
 
 def make_images(
@@ -147,13 +170,12 @@ def make_images(
         If the restoring beam cannot be fitted.
     """
     plan = plan_images(vis, settings)
-    bands = averaging.average_to_stokes_i(
-        vis, n_bands=settings.n_bands, factor=plan.averaging_factor, n_threads=settings.n_threads
-    )
+    bands = average_in_uv_range(vis, settings, plan.averaging_factor)
     weights = weighting.imaging_weights(
         vis.uvw_m,
         [band.frequency_hz for band in bands],
         [band.weights for band in bands],
+        weighting=settings.weighting,
         robust=settings.robust,
         field_rad=plan.field_rad,
         n_threads=settings.n_threads,
@@ -171,8 +193,10 @@ def make_images(
         beam_pixels = beam.mean_arcsec / plan.grid.cell_arcsec
         predictor = Predictor(vis.uvw_m, pointings, plan.grid, gridder, bands, shares)
         clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels, known)
+    planes = _finish(vis, bands, weights, plan, state, known, dirty, settings)
     return ImageSet(
-        planes=_finish(vis, bands, weights, plan, state, known, dirty, settings),
+        planes=planes,
+        found_sky=found_sky(plan.grid, planes[1:] or planes, state.band_weights, state.model, sky, known),
         wcs=plan.grid.wcs(),
         n_known_sources=0 if known is None else known.x_pixel.size,
         n_clean_components=state.n_components,

@@ -83,7 +83,7 @@ class KnownSources:
         frequencies_hz: Sequence[NDArray[np.float64]],
         shares: Sequence[NDArray[np.float64]],
     ) -> None:
-        """Place sources on the grid; those off the image are left out.
+        """Place sources on the grid; those off the image and those of zero flux density are left out.
 
         Parameters
         ----------
@@ -98,6 +98,9 @@ class KnownSources:
         x, y = grid.pixels(model.ra_deg, model.dec_deg)
         with np.errstate(invalid="ignore"):
             inside = (x > _TAPS) & (x < grid.n_x - 1 - _TAPS) & (y > _TAPS) & (y < grid.n_y - 1 - _TAPS)
+        inside &= model.flux_jy != 0.0
+        self.is_placed = inside
+        """Which sources of the model are fitted, shape (n_source of the model,)."""
         model, self.x_pixel, self.y_pixel = model.select(inside), x[inside], y[inside]
         centre = grid.phase_centre_ra_deg, grid.phase_centre_dec_deg
         self._lmn = np.stack(direction_cosines(model.ra_deg, model.dec_deg, *centre), axis=-1)

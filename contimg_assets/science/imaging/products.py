@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.images import SkyImage
 from contimg_assets.science.imaging.restore import RestoringBeam
+from contimg_assets.science.sky_model import SkyModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +67,8 @@ class ImageSet:
     """
 
     planes: tuple[ImagePlane, ...]
+    found_sky: SkyModel
+    """Known sources with fitted flux densities and CLEAN components, not attenuated by the primary beam."""
     wcs: WCS
     n_known_sources: int
     """Sources fitted at their catalogue positions."""
@@ -105,6 +108,7 @@ class ImageSet:
         )
 
     def columns(self) -> dict[str, Any]:
-        """Fields as a mapping, ``planes`` as a list of mappings, for the FITS writer."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "planes"}
+        """Fields as a mapping, ``planes`` as a list of mappings, for the FITS writer; without the sky found."""
+        kept = [field.name for field in fields(self) if field.name not in {"planes", "found_sky"}]
+        plain = {name: getattr(self, name) for name in kept}
         return plain | {"planes": [plane.columns() for plane in self.planes]}

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from contimg_assets.science.errors import DataError
 
+WEIGHTINGS = ("briggs", "natural", "uniform")
+SELF_CALIBRATIONS = ("none", "phase", "amplitude")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
@@ -18,8 +21,18 @@ class ImageSettings:
 
     n_bands: int = 4
     """Number of sub-band images next to the full band, equal numbers of channels each; 1 = full band only."""
+    weighting: str = "briggs"
+    """briggs, natural (lowest noise) or uniform (narrowest beam)."""
     robust: float = 0.5
-    """Briggs robustness, -2 (uniform) to 2 (natural)."""
+    """Briggs robustness, -2 (uniform) to 2 (natural); the other weightings have none."""
+    uv_min_wavelengths: float = 0.0
+    """Projected baselines shorter than this are left out, wavelengths; 0 = none."""
+    uv_max_wavelengths: float | None = None
+    """Projected baselines longer than this are left out, wavelengths; None = none."""
+    self_calibration: str = "none"
+    """none, phase or amplitude (phase first, then amplitude); see ``self_calibration``."""
+    memory_bytes: float | None = None
+    """Images that need more are refused before anything large is allocated; None = not checked."""
     cell_arcsec: float | None = None
     """Pixel side, arcsec; None = about a quarter to a fifth of the restoring beam's minor axis."""
     n_pixels: int | None = None
@@ -52,9 +65,21 @@ class ImageSettings:
     n_threads: int = 2
     """Threads of the gridder."""
 
+    @property
+    def uv_range_wavelengths(self) -> tuple[float, float]:
+        """Shortest and longest projected baseline to image."""
+        return self.uv_min_wavelengths, float("inf") if self.uv_max_wavelengths is None else self.uv_max_wavelengths
+
     def __post_init__(self) -> None:
         allowed = {
             "n_bands": (self.n_bands >= 1, "at least 1"),
+            "weighting": (self.weighting in WEIGHTINGS, " or ".join(WEIGHTINGS)),
+            "uv_min_wavelengths": (self.uv_min_wavelengths >= 0.0, "0 or more"),
+            "uv_max_wavelengths": (
+                self.uv_max_wavelengths is None or self.uv_max_wavelengths > self.uv_min_wavelengths,
+                "above uv_min_wavelengths",
+            ),
+            "self_calibration": (self.self_calibration in SELF_CALIBRATIONS, " or ".join(SELF_CALIBRATIONS)),
             "robust": (-2.0 <= self.robust <= 2.0, "-2 to 2"),
             "cell_arcsec": (self.cell_arcsec is None or self.cell_arcsec > 0, "above 0"),
             "n_pixels": (self.n_pixels is None or (self.n_pixels >= 32 and self.n_pixels % 2 == 0), "even, 32 or more"),
