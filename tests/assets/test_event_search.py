@@ -16,7 +16,8 @@ from contimg_resources.store.connection import Store
 from tests.science import light_curve_tables as tables
 
 FIRST_DAY = int(tables.START_MJD)
-N_CONSTANT = 12
+N_CONSTANT = 33
+"""What more than one source in twenty shows is taken for noise: a lens must be rarer to be found."""
 DAYS = range(20, 26)
 """Days of the campaign that are made; the lens is at its deepest on the 19th."""
 

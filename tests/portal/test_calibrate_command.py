@@ -122,7 +122,7 @@ def sky_table(path, vis, flux_jy, offset_deg=0.0):
     ("flux_jy", "offset_deg", "flagged", "options", "message"),
     [
         (0.0, 0.0, False, [], "holds no flux: got 1 sources of 0 Jy together"),
-        (10.0, 12.0, False, [], "its nearest source 12"),
+        (10.0, 12.0, False, [], "the nearest 12"),
         (10.0, 0.0, True, [], "100.0% of"),
         (10.0, 0.0, False, ["--refant", "pad9"], "unknown reference antenna"),
     ],

@@ -122,7 +122,7 @@ def test_an_empty_image_is_left_alone():
     """Without any source there is nothing to solve against, which is reported and no error."""
     vis, _ = observe([(0.0, 0.0, 0.0, 0.0)], n_antennas=10, n_chan=4, rms_jy=1e-3, rng=np.random.default_rng(4))
     result = make_self_calibrated_images(vis, settings("phase"))
-    assert [step.outcome for step in result.steps] == ["no gains: no_data_to_solve"]
+    assert [step.outcome for step in result.steps] == ["no gains: model_without_flux"]
     assert result.summary()["self_calibration"] == "none kept"
 
 
