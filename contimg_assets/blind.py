@@ -48,7 +48,7 @@ _DETECTION_COLUMNS = (
 )
 
 
-@dg.asset(  # type: ignore[untyped-decorator]  # shared keyword arguments resolve to Any
+@dg.asset(
     deps=[mosaic, reference_catalogue],
     check_specs=checks.BLIND_DETECTIONS,
     automation_condition=follows_settled("mosaic"),
@@ -57,7 +57,7 @@ _DETECTION_COLUMNS = (
 )
 def blind_detections(
     context: dg.AssetExecutionContext, observatory: Observatory
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:  # type: ignore[type-arg]
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Point sources above 5 sigma in the mosaic of one UTC hour that the catalogue does not know.
 
     Local maxima are fitted with the restoring beam, blends together, and measured as forced photometry measures; the noise is
@@ -149,7 +149,7 @@ def bright_sources_found(image: Any, rms: Any, catalogue: pl.DataFrame, told: pl
     }
 
 
-@dg.asset(  # type: ignore[untyped-decorator]  # shared keyword arguments resolve to Any
+@dg.asset(
     deps=[
         blind_detections,
         dg.AssetDep(continuum_image, partition_mapping=this_and_previous_day),
@@ -160,7 +160,7 @@ def bright_sources_found(image: Any, rms: Any, catalogue: pl.DataFrame, told: pl
     automation_condition=follows_settled("blind_detections"),
     **per_day("photometry", {"parquet", "duckdb"}, code_version="1"),
 )
-def blind_sources(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def blind_sources(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Sources outside the catalogue as of the end of the day, followed by forced photometry of every full-band image.
 
     Detections of all mosaics up to the end of the day are taken in order of time and joined by position, so that a source keeps

@@ -124,7 +124,7 @@ def _learned(
     n_window = sum(part.series.size for part in parts) / share
     before = _PRIOR_WINDOWS / (_PRIOR_WINDOWS + n_window) * (1.0 - WHITE_PRIOR)
     belief_in_rare = max(0.1 * settings.false_alarm_probability_max, before)
-    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, belief_in_rare))])
+    return np.column_stack([models[:, :2], -np.log(without_disguised_events(weight, belief, belief_in_rare))])
 
 
 def _simulated(calibration: Calibration, step_d: float, n_node: int) -> GriddedWindows:

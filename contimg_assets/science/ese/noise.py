@@ -53,23 +53,29 @@ def noise_grid(sampling_d: float) -> NDArray[np.float64]:
     return np.vstack([[0.0, sampling_d, -np.log(WHITE_PRIOR)], red])
 
 
-def without_disguised_events(weight: NDArray[np.float64], belief: float) -> NDArray[np.float64]:
+def without_disguised_events(
+    weight: NDArray[np.float64], prior: NDArray[np.float64], belief: float
+) -> NDArray[np.float64]:
     """Weights of a population's noise models in which rare models count for little.
 
     A model that fewer than ``COMMON`` of the light curves seem to follow may be made of events that no template fits
     well: slow and strong, it would then explain every such event away. The rare models together are believed in a
-    tenth as much as false alarms are allowed, or as before the population was looked at if it is too small to tell.
+    tenth as much as false alarms are allowed, or as before the population was looked at if it is too small to tell, and
+    each of them as it was before: which of them the events resemble says nothing.
 
     Parameters
     ----------
     weight : array of float, shape (n_model,)
         As learned, sum 1.
+    prior : array of float, shape (n_model,)
+        Before the population was looked at.
     belief : float
         The largest weight that the rare models have together.
     """
     rare = weight < min(COMMON, float(weight.max()))
     kept = weight.copy()
-    kept[rare] *= min(1.0, belief / max(float(weight[rare].sum()), 1e-300))
+    kept[rare] = np.minimum(weight[rare], belief * prior[rare] / max(float(prior[rare].sum()), 1e-300))
+    kept = np.maximum(kept, 1e-300)
     return np.asarray(kept / kept.sum())
 
 
