@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,12 @@ class Store:
         with self._connection(read_only=False) as connection, _named_errors(self.path):
             is_empty = _has_no_tables(connection, self.path)
             connection.begin()
-            try:
+            with ExitStack() as undo:
+                undo.callback(connection.rollback)
                 if is_empty:
                     _create_tables(connection)
                 yield connection
-            except BaseException:
-                connection.rollback()
-                raise
+                undo.pop_all()
             connection.commit()
 
     @contextmanager
