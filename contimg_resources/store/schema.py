@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Increase when a table changes; a store of another version is rebuilt from the products."""
 
 
@@ -231,25 +231,58 @@ _TABLES = (
         "stage_timing",
         "asset partition_key stage",
         """asset VARCHAR, partition_key VARCHAR, stage VARCHAR, run_id VARCHAR, code_version VARCHAR,
-        started_at! TIMESTAMP, duration_s! DOUBLE, peak_memory_mb DOUBLE""",
+        started_at! TIMESTAMP, duration_s! DOUBLE, peak_memory_mb DOUBLE, cpu_s DOUBLE, read_bytes BIGINT,
+        written_bytes BIGINT""",
     ),
     _table(
         "dead_letter",
         "letter_id",
-        """letter_id VARCHAR, asset! VARCHAR, partition_key VARCHAR, run_id VARCHAR, at! TIMESTAMP, error_class VARCHAR,
-        reason_code VARCHAR, message! VARCHAR, remedy VARCHAR, n_attempts INTEGER, status! VARCHAR,
-        resolved_at TIMESTAMP, resolved_by VARCHAR, resolution VARCHAR""",
+        """letter_id VARCHAR, asset! VARCHAR, partition_key VARCHAR, run_id VARCHAR, job_name VARCHAR, first_at! TIMESTAMP,
+        last_at! TIMESTAMP, error_class VARCHAR, reason_code VARCHAR, message! VARCHAR, remedy VARCHAR, n_attempts! INTEGER,
+        status! VARCHAR, next_retry_at TIMESTAMP, retry_run_id VARCHAR, resolved_at TIMESTAMP, resolved_by VARCHAR,
+        resolution VARCHAR""",
+    ),
+    _table(
+        "dead_letter_event",
+        "event_id",
+        """event_id VARCHAR, letter_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, by! VARCHAR, run_id VARCHAR,
+        detail VARCHAR""",
+    ),
+    _table(
+        "breaker",
+        "stage",
+        """stage VARCHAR, state! VARCHAR, n_failures! INTEGER, changed_at! TIMESTAMP, opened_at TIMESTAMP,
+        probe_run_id VARCHAR, reason VARCHAR""",
+    ),
+    _table(
+        "breaker_event",
+        "event_id",
+        """event_id VARCHAR, stage! VARCHAR, at! TIMESTAMP, from_state! VARCHAR, to_state! VARCHAR, run_id VARCHAR,
+        reason VARCHAR""",
+    ),
+    _table(
+        "heartbeat",
+        "name",
+        "name VARCHAR, kind! VARCHAR, host VARCHAR, last_at! TIMESTAMP, interval_s DOUBLE, detail VARCHAR",
+    ),
+    _table(
+        "arrival_decision",
+        "decision_id",
+        """decision_id VARCHAR, observation_id VARCHAR, partition_key VARCHAR, at! TIMESTAMP, decision! VARCHAR,
+        reason_code VARCHAR, n_subbands INTEGER, files JSON""",
     ),
     _table(
         "alert",
         "alert_id",
         """alert_id VARCHAR, rule! VARCHAR, severity! VARCHAR, subject VARCHAR, message! VARCHAR, status! VARCHAR,
-        first_at! TIMESTAMP, last_at! TIMESTAMP, n_occurrences! INTEGER""",
+        first_at! TIMESTAMP, last_at! TIMESTAMP, n_occurrences! INTEGER, value DOUBLE, limit_value DOUBLE,
+        acknowledged_at TIMESTAMP, acknowledged_by VARCHAR, resolved_at TIMESTAMP""",
     ),
     _table(
         "alert_history",
         "event_id",
-        """event_id VARCHAR, alert_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, channel VARCHAR, detail VARCHAR""",
+        """event_id VARCHAR, alert_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, channel VARCHAR, by VARCHAR,
+        detail VARCHAR""",
     ),
     _table(
         "archived_product",
