@@ -22,16 +22,24 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".contimg" / "bench"
 RAW = DATA / "incoming"
 TRUTH = DATA / "truth"
+_INSIDE = "seconds inside: "
 CONTIMG = [sys.executable, "-m", "contimg_portal.cli"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process: wall-clock and processor seconds, peak resident memory."""
+    """One process: wall-clock and processor seconds, peak resident memory, and seconds of the work it timed itself."""
 
     seconds: float
     cpu_s: float
     peak_mb: float
+    inside_s: float | None = None
+
+    def inside(self) -> Run:
+        """The run with the seconds that it timed itself."""
+        if self.inside_s is None:
+            raise SystemExit("the process printed no seconds of its own")
+        return Run(self.inside_s, self.cpu_s, self.peak_mb)
 
 
 def settle_environment() -> None:
@@ -78,7 +86,16 @@ def run_child(command: Sequence[str | Path], log: Path | None = None) -> Run:
     if process.returncode:
         tail = "\n".join(sink.read_text(errors="replace").splitlines()[-15:])
         raise SystemExit(f"{' '.join(map(str, command[:4]))} ... ended with code {process.returncode}:\n{tail}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    own = [line for line in sink.read_text(errors="replace").splitlines() if line.startswith(_INSIDE)]
+    inside_s = float(own[-1].removeprefix(_INSIDE)) if own else None
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, inside_s)
+
+
+def timed(work: Callable[[], object]) -> None:
+    """Do the work of a child process and print its seconds for ``run_child``."""
+    began = time.perf_counter()
+    work()
+    print(f"{_INSIDE}{time.perf_counter() - began}", flush=True)
 
 
 def in_turn(ours: Callable[[], Run], peer: Callable[[], Run], n_pairs: int) -> list[tuple[Run, Run]]:
@@ -118,22 +135,23 @@ def make_measurement_set(path: Path, files: Sequence[Path]) -> None:
     """The calls of asset ``measurement_set`` on one observation's files: read, phase, flag, write."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from contimg_assets.science.conversion import to_visibilities
+    from contimg_assets.science.conversion import begin_turning, to_visibilities
     from contimg_assets.science.coordinates import load_earth_orientation
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities
     from contimg_assets.science.raw_observation import RawObservation
-    from contimg_resources.measurement_sets import write_measurement_set
+    from contimg_resources.measurement_set_writer import measurement_set_draft
     from contimg_resources.uvh5 import read_observation
 
-    with ThreadPoolExecutor(1) as beside:
+    n_threads = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(1) as beside, measurement_set_draft(path) as draft:
         beside.submit(load_earth_orientation)
-        raw = RawObservation(**read_observation(files, n_subbands=16, n_threads=len(os.sched_getaffinity(0))))
-    visibilities = to_visibilities(raw)
-    write_measurement_set(
-        path,
-        visibilities.columns(),
-        flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, FlagSettings(n_subbands=16)),
-    )
+        stream = draft.stream(begin_turning)
+        raw = RawObservation(**read_observation(files, n_subbands=16, n_threads=n_threads, stream=stream))
+        visibilities = to_visibilities(raw)
+        limits = FlagSettings(n_subbands=16)
+        draft.finish(
+            visibilities.columns(), lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits)
+        )
 
 
 def calibrated_measurement_set() -> Path:

@@ -5,6 +5,7 @@ What belongs here: ``raw_visibilities`` (external, observed by the ingest sensor
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 
@@ -52,11 +53,11 @@ def measurement_set(
     ``summary.json`` (fractions flagged by cause, antenna and sub-band). Read by bandpass_table, gain_table and
     continuum_image. Remade when raw files or flagging change.
     """
-    from contimg_assets.science.conversion import to_visibilities
+    from contimg_assets.science.conversion import begin_turning, to_visibilities
     from contimg_assets.science.flagging import FlagSettings, flag_visibilities
     from contimg_assets.science.raw_observation import RawObservation
     from contimg_resources.engines import flagging_engine
-    from contimg_resources.measurement_sets import write_measurement_set
+    from contimg_resources.measurement_set_writer import measurement_set_draft
     from contimg_resources.uvh5 import read_observation
 
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
@@ -69,8 +70,6 @@ def measurement_set(
         products.check_free_space(2 * sum(path.stat().st_size for path in files))
         telescope = observatory.telescope
         n_threads = observatory.settings.threads
-        raw = RawObservation(**read_observation(files, n_subbands=telescope.n_subbands, n_threads=n_threads))
-        visibilities = to_visibilities(raw, n_threads=n_threads)
         limits = FlagSettings(
             **observatory.settings.flagging.model_dump(exclude={"engine"}),
             n_subbands=telescope.n_subbands,
@@ -78,11 +77,16 @@ def measurement_set(
         )
         engine = flagging_engine(observatory.settings.flagging.engine)
         path = products.measurement_set(partition_key)
-        report = write_measurement_set(
-            path,
-            visibilities.columns(),
-            flagging=lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits, engine),
-        )
+        with measurement_set_draft(path) as draft:
+            turned = draft.stream(partial(begin_turning, n_threads=n_threads))
+            raw = RawObservation(
+                **read_observation(files, n_subbands=telescope.n_subbands, n_threads=n_threads, stream=turned)
+            )
+            visibilities = to_visibilities(raw)
+            report = draft.finish(
+                visibilities.columns(),
+                lambda: flag_visibilities(visibilities, raw.autos, raw.active_antennas, limits, engine),
+            )
         summary = checks.summarise(raw, visibilities, report)
         products.write_json(products.document("measurement_set", partition_key, ".json"), summary)
         results = checks.judge_measurement_set(store, context, summary)

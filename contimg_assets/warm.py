@@ -25,6 +25,7 @@ _MODULES = (
     "contimg_assets.report",
     "contimg_resources.calibration_tables",
     "contimg_resources.fits_images",
+    "contimg_resources.measurement_set_writer",
     "contimg_resources.measurement_sets",
     "contimg_resources.reference_catalogues",
     "contimg_resources.uvh5",

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from contimg_resources.calibration_tables import read_calibration_table, write_calibration_table
 from contimg_resources.casa import require_installed, run_task, task_failed
-from contimg_resources.measurement_sets import read_measurement_set, write_column, write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
+from contimg_resources.measurement_sets import read_measurement_set, write_column
 from contimg_resources.table_folders import casacore_errors, scratch_folder
 
 _INTERPOLATION = {"B": "nearest", "G": "linear"}

@@ -1,8 +1,8 @@
-"""Reading and writing measurement sets with casacore: ours, and any other with parallel-hand visibilities.
+"""Reading measurement sets with casacore, ours and any other with parallel-hand visibilities, and changing their columns.
 
 What belongs here: bulk rows to and from plain arrays whose names and meaning are those of
-``contimg_assets.science.visibilities.Visibilities``. What does not: layout and sub-tables (``measurement_set_layout``),
-choice of rows (``measurement_set_rows``), anything computed from the data.
+``contimg_assets.science.visibilities.Visibilities``. What does not: making new ones (``measurement_set_writer``), layout and
+sub-tables (``measurement_set_layout``), choice of rows (``measurement_set_rows``), anything computed from the data.
 
 Method: bulk columns move in chunks of rows straight into, or out of, the caller's arrays, so that nothing is held
 twice (1.34 GB: 3 s to write, 1.5 s to read, from and to the page cache). Rejected: casatools, which widens to
@@ -11,8 +11,6 @@ complex128 (44 s and 10.6 GB).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,9 @@ from numpy.typing import NDArray
 from contimg_resources.errors import CasaError
 from contimg_resources.measurement_set_layout import (
     POINTING_NAME,
-    SECONDS_PER_DAY,
-    create_tables,
     data_column,
     tile_rows,
     tiled_manager,
-    write_subtables,
 )
 from contimg_resources.measurement_set_rows import (
     Selection,
@@ -40,56 +35,7 @@ from contimg_resources.measurement_set_rows import (
     utc_mjd,
 )
 from contimg_resources.process_memory import keep_freed_memory
-from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
-
-
-def write_measurement_set(
-    path: Path | str, columns: Mapping[str, Any], *, flagging: Callable[[], Any] = lambda: None
-) -> Any:
-    """Write visibilities as a measurement set (version 2.0), replacing one of the same name.
-
-    Parameters
-    ----------
-    path : path
-        Folder to make. It appears complete or not at all.
-    columns : mapping
-        Fields of ``Visibilities`` (``vis.columns()``): one field, one spectral window, no autocorrelations.
-    flagging : callable
-        Called, in a thread, while everything but the flags is being written; flags are written when it has returned.
-        It may change ``columns["flags"]`` and nothing else.
-
-    Returns
-    -------
-    object
-        What ``flagging`` returned. Its errors are raised, and then nothing is left at the path.
-
-    Raises
-    ------
-    DiskFullError
-        If the disk cannot hold it.
-    CasaError
-        If casacore refuses, or the mapping holds no rows.
-    """
-    target = Path(path)
-    n_row, n_chan, n_corr = columns["vis"].shape
-    if n_row == 0 or n_chan == 0:
-        raise CasaError(
-            f"no visibilities to write to {target}", got=f"{n_row} rows, {n_chan} channels", expected="at least one",
-            remedy="Look at the step before: everything was removed there.", reason_code="no_rows",
-        )  # fmt: skip
-    with replaced_folder(target) as temporary, ThreadPoolExecutor(1) as beside:
-        found = beside.submit(flagging)
-        with casacore_errors(target, "write"):
-            require_space(target, n_row * (n_chan * n_corr * 8.2 + 200.0))
-            create_tables(str(temporary), n_row, n_chan, n_corr)
-            write_subtables(str(temporary), columns)
-            with tables.table(str(temporary), readonly=False, ack=False) as main:
-                _put_main(main, columns)
-            sync_folder(temporary)  # the disk works while the flagger still computes
-        result = found.result()
-        with casacore_errors(target, "write"), tables.table(str(temporary), readonly=False, ack=False) as main:
-            _put_flags(main, columns["flags"])
-    return result
+from contimg_resources.table_folders import casacore_errors, require_space
 
 
 def read_measurement_set(
@@ -266,47 +212,6 @@ def _initialise_column(main: Any, name: str) -> None:
             cell = np.zeros_like(cell)
             cell[:, [0, n_corr - 1]] = 1.0
         main.putcell(name, row, cell)
-
-
-def _put_main(main: Any, columns: Mapping[str, Any]) -> None:
-    n_row, n_chan, n_corr = columns["vis"].shape
-    weights = np.asarray(columns["weights"], dtype=np.float32)
-    time_s = np.asarray(columns["time_mjd"], dtype=np.float64) * SECONDS_PER_DAY
-    positive = np.maximum(weights, np.finfo(np.float32).tiny)
-    scalars = {
-        "TIME": time_s,
-        "TIME_CENTROID": time_s,
-        "EXPOSURE": columns["exposure_s"],
-        "INTERVAL": columns["exposure_s"],
-        "ANTENNA1": columns["antenna1"],
-        "ANTENNA2": columns["antenna2"],
-        "UVW": columns["uvw_m"],
-        "WEIGHT": weights,
-        "SIGMA": np.where(weights > 0, 1.0 / np.sqrt(positive), 0.0).astype(np.float32),
-        "SCAN_NUMBER": np.ones(n_row, dtype=np.int32),
-    }
-    zeros = ("ARRAY_ID", "DATA_DESC_ID", "FEED1", "FEED2", "FIELD_ID", "OBSERVATION_ID", "PROCESSOR_ID", "STATE_ID")
-    for name, value in {**dict.fromkeys(zeros, np.zeros(n_row, dtype=np.int32)), **scalars}.items():
-        main.putcol(name, np.ascontiguousarray(value))
-    for rows in _row_pieces(n_row, 8 * n_chan * n_corr):
-        main.putcol(
-            "DATA", np.ascontiguousarray(columns["vis"][rows], dtype=np.complex64), rows.start, rows.stop - rows.start
-        )
-
-
-def _put_flags(main: Any, flags: NDArray[np.bool_]) -> None:
-    n_row, n_chan, n_corr = flags.shape
-    row_flags = np.empty(n_row, dtype=np.bool_)
-    for rows in _row_pieces(n_row, 8 * n_chan * n_corr):
-        row_flags[rows] = flags[rows].all(axis=(1, 2))
-        main.putcol("FLAG", np.ascontiguousarray(flags[rows], dtype=np.bool_), rows.start, rows.stop - rows.start)
-    main.putcol("FLAG_ROW", row_flags)
-
-
-def _row_pieces(n_row: int, bytes_per_row: int) -> list[slice]:
-    """Rows in pieces of 16 MB of visibilities: casacore lets no other thread begin anything meanwhile."""
-    step = max(1, 16_000_000 // bytes_per_row)
-    return [slice(start, min(start + step, n_row)) for start in range(0, n_row, step)]
 
 
 def _read_bulk(main: Any, selection: Selection, column: str) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:

@@ -10,10 +10,10 @@ observation, since it copies while it joins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import astropy.units as u
 import h5py
@@ -35,8 +35,40 @@ from contimg_resources.uvh5_writer import write_subband
 __all__ = ["SubbandHeader", "parse_file_name", "read_observation", "read_subband_header", "write_subband"]
 
 
+class VisibilityStream(Protocol):
+    """Takes visibilities while they are read, so that they need not be held in memory."""
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """All fields of the observation but ``vis``, ``flags``, ``weights`` and ``autos``, before anything is read."""
+
+    def put(self, times: slice, vis: NDArray[np.complex64]) -> None:
+        """The next integrations, axes (time, baseline, chan, corr), in an array that is used again afterwards."""
+
+    def finish(self) -> NDArray[np.complex64]:
+        """All of them as one array, wherever it lies."""
+
+
+class _Memory:
+    """The stream that keeps everything in memory."""
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        shape = (header["time_mjd"], header["antenna1"], header["frequency_hz"], header["correlations"])
+        self._vis = np.empty([len(axis) for axis in shape], dtype=np.complex64)
+
+    def put(self, times: slice, vis: NDArray[np.complex64]) -> None:
+        self._vis[times] = vis
+
+    def finish(self) -> NDArray[np.complex64]:
+        return self._vis
+
+
 def read_observation(
-    paths: Sequence[Path], *, n_subbands: int = 16, telescope_name: str | None = None, n_threads: int = 1
+    paths: Sequence[Path],
+    *,
+    n_subbands: int = 16,
+    telescope_name: str | None = None,
+    n_threads: int = 1,
+    stream: VisibilityStream | None = None,
 ) -> dict[str, Any]:
     """Read the sub-band files of one observation.
 
@@ -51,11 +83,13 @@ def read_observation(
         Refuse files of any other telescope.
     n_threads : int
         Threads that sort what was read into the arrays.
+    stream : VisibilityStream, optional
+        Where the visibilities go; memory by default.
 
     Returns
     -------
     dict
-        The fields of ``contimg_assets.science.raw_observation.RawObservation``.
+        The fields of ``contimg_assets.science.raw_observation.RawObservation``; ``vis`` is what the stream has made of it.
 
     Raises
     ------
@@ -70,43 +104,36 @@ def read_observation(
     n_chan, n_corr = len(reference.frequency_hz), len(reference.correlations)
     shape = (len(rows.time_jd), len(rows.antenna1), n_chan * n_subbands, n_corr)
     is_whole = len(headers) == n_subbands and int(np.count_nonzero(~rows.is_auto)) == shape[0] * shape[1]
-    columns: dict[str, Any] = {
-        "vis": np.zeros(shape, dtype=np.complex64),
+    bulk: dict[str, Any] = {
         "flags": np.empty(shape, dtype=np.bool_) if is_whole else np.ones(shape, dtype=np.bool_),
         "weights": np.zeros((shape[0], shape[1], n_corr), dtype=np.float32),
         "autos": np.zeros((shape[0], len(rows.active), *shape[2:]), dtype=np.float32),
     }
-    frequency_hz = np.full(shape[2], np.nan)
-    for number, header in headers.items():
-        low = (n_subbands - 1 - number) * n_chan
-        frequency_hz[low : low + n_chan] = np.sort(header.frequency_hz)
-    scatter_files(headers, reference, rows, columns, n_threads)
-    _fill_frequencies(frequency_hz, headers, first_number, n_subbands)
     start = datetime(1858, 11, 17, tzinfo=UTC) + timedelta(days=reference.start_mjd, seconds=0.5)
-    numbers = np.repeat(np.arange(n_subbands - 1, -1, -1, dtype=np.int32), n_chan)
-    return (
-        columns
-        | antennas
-        | {
-            "active_antennas": rows.active,
-            "antenna1": rows.antenna1,
-            "antenna2": rows.antenna2,
-            "time_mjd": rows.time_jd - JD_OF_MJD_ZERO,
-            "integration_s": reference.integration_s,
-            "frequency_hz": frequency_hz,
-            "channel_width_hz": reference.channel_width_hz,
-            "correlations": reference.correlations,
-            "dish_diameter_m": reference.dish_diameter_m,
-            "telescope_name": reference.telescope_name,
-            "pointing_dec_deg": reference.pointing_dec_deg,
-            "phase_centre_ra_deg": reference.phase_centre_ra_deg,
-            "phase_centre_dec_deg": reference.phase_centre_dec_deg,
-            "subband_of_channel": numbers,
-            "missing_subbands": tuple(sorted(set(range(n_subbands)) - set(headers))),
-            "observation_id": f"{start:%Y-%m-%dT%H:%M:%S}",
-            "source_name": reference.path.name,
-        }
-    )
+    header = antennas | {
+        "active_antennas": rows.active,
+        "antenna1": rows.antenna1,
+        "antenna2": rows.antenna2,
+        "time_mjd": rows.time_jd - JD_OF_MJD_ZERO,
+        "integration_s": reference.integration_s,
+        "frequency_hz": _frequencies(headers, first_number, n_subbands),
+        "channel_width_hz": reference.channel_width_hz,
+        "correlations": reference.correlations,
+        "dish_diameter_m": reference.dish_diameter_m,
+        "telescope_name": reference.telescope_name,
+        "pointing_dec_deg": reference.pointing_dec_deg,
+        "phase_centre_ra_deg": reference.phase_centre_ra_deg,
+        "phase_centre_dec_deg": reference.phase_centre_dec_deg,
+        "subband_of_channel": np.repeat(np.arange(n_subbands - 1, -1, -1, dtype=np.int32), n_chan),
+        "missing_subbands": tuple(sorted(set(range(n_subbands)) - set(headers))),
+        "observation_id": f"{start:%Y-%m-%dT%H:%M:%S}",
+        "source_name": reference.path.name,
+    }
+    stream = stream or _Memory()
+    stream.begin(header)
+    for times, vis in scatter_files(headers, reference, rows, bulk, n_threads):
+        stream.put(times, vis)
+    return header | bulk | {"vis": stream.finish()}
 
 
 def _numbered(headers: list[SubbandHeader], n_subbands: int) -> dict[int, SubbandHeader]:
@@ -168,6 +195,7 @@ def _rows(header: SubbandHeader, group: h5py.Group) -> RowOrder:
     target[is_auto] = time_index[is_auto] * len(active) + np.searchsorted(active, one[is_auto])
     return RowOrder(
         target=target,
+        time_index=time_index,
         is_auto=is_auto,
         is_turned=one > two,
         antenna1=(pairs // len(numbers)).astype(np.int32),
@@ -191,14 +219,16 @@ def _antennas(header: SubbandHeader, group: h5py.Group) -> dict[str, Any]:
     }
 
 
-def _fill_frequencies(
-    frequency_hz: NDArray[np.float64], headers: dict[int, SubbandHeader], reference_number: int, n_subbands: int
-) -> None:
-    """Give missing sub-bands the frequencies their number implies, in place, and check those that are there."""
-    if len(headers) == n_subbands and np.all(np.diff(frequency_hz) > 0.0):
-        return
+def _frequencies(headers: dict[int, SubbandHeader], reference_number: int, n_subbands: int) -> NDArray[np.float64]:
+    """Frequencies of all channels, ascending, Hz; missing sub-bands get those that their number implies."""
     reference = headers[reference_number]
     n_chan = len(reference.frequency_hz)
+    frequency_hz = np.full(n_chan * n_subbands, np.nan)
+    for number, header in headers.items():
+        low = (n_subbands - 1 - number) * n_chan
+        frequency_hz[low : low + n_chan] = np.sort(header.frequency_hz)
+    if len(headers) == n_subbands and np.all(np.diff(frequency_hz) > 0.0):
+        return frequency_hz
     width_hz = n_chan * reference.channel_width_hz
     numbers = np.repeat(np.arange(n_subbands - 1, -1, -1), n_chan)
     expected_hz = np.tile(np.sort(reference.frequency_hz), n_subbands) - (numbers - reference_number) * width_hz
@@ -210,5 +240,4 @@ def _fill_frequencies(
             f"frequencies {np.nanmax(off_hz):.0f} Hz off",
             f"those of sub-band {worst}, counting from {reference.path.name}",
         )
-    missing = np.isnan(frequency_hz)
-    frequency_hz[missing] = expected_hz[missing]
+    return np.where(np.isnan(frequency_hz), expected_hz, frequency_hz)

@@ -3,16 +3,19 @@
 What belongs here: the bulk of the files. Which rows go where, headers and their agreement are ``uvh5``.
 
 Method: blocks of rows that stay in the processor's cache are read past HDF5's own cache and sorted by compiled loops, several
-blocks at a time. Rejected: memory-mapped files, where a file that is cut short ends the process; whole sub-bands at a
-time, which go through memory twice more (7 s for one full observation, now 3.5 s on two cores).
+blocks at a time. Visibilities come piece by piece in time, all channels of it, so that nobody has to hold all of them.
+Rejected: memory-mapped files, where a file that is cut short ends the process; whole sub-bands at a time, which go
+through memory twice more (7 s for one full observation, now 3.5 s on two cores).
 """
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -29,6 +32,9 @@ _MAX_NOT_FINITE = 0.5
 _BULK: dict[str, Any] = {"visdata": np.complex64, "flags": np.bool_, "nsamples": np.float32}
 """Datasets of group ``Data`` and the types they are read as."""
 
+_PIECE_BYTES = 32_000_000
+"""Visibilities of one piece in time: no less than one integration, 56 MB of the full array."""
+
 _BLOCK_ROWS = 4096
 """Rows read at a time, if chunks are not longer: 5 MB with 48 channels."""
 
@@ -39,6 +45,8 @@ class RowOrder:
 
     target: NDArray[np.int64]
     """Row of the output, time-major over baselines (cross) or active antennas (auto), shape (n_blt,)."""
+    time_index: NDArray[np.int64]
+    """Integration of each row, shape (n_blt,)."""
     is_auto: NDArray[np.bool_]
     is_turned: NDArray[np.bool_]
     """Stored as (higher, lower): to be conjugated."""
@@ -49,39 +57,79 @@ class RowOrder:
     stored: dict[str, NDArray[Any]]
     """Antennas and times of the rows as the file has them, by the names of the datasets."""
 
+    def integrations_apart(self, bytes_each: float) -> list[tuple[slice, slice]]:
+        """Integrations, and rows of the files that hold them, in pieces of about 32 MB; one piece if rows are not in order."""
+        n_time = len(self.time_jd)
+        step = max(1, int(_PIECE_BYTES / max(bytes_each, 1.0)))
+        if np.any(np.diff(self.time_index) < 0):
+            step = n_time
+        edges = [*range(0, n_time, step), n_time]
+        rows = np.searchsorted(self.time_index, edges) if step < n_time else [0, self.time_index.size]
+        return [
+            (slice(first, last), slice(int(low), int(high)))
+            for (first, last), (low, high) in zip(pairwise(edges), pairwise(rows), strict=True)
+        ]
+
 
 def scatter_files(
-    headers: dict[int, SubbandHeader], reference: SubbandHeader, rows: RowOrder, columns: dict[str, Any], n_threads: int
-) -> None:
-    """Read all files in blocks of rows, several at a time, each sorted into the arrays while the cache still holds it."""
-    n_subbands = columns["vis"].shape[2] // len(reference.frequency_hz)
+    headers: dict[int, SubbandHeader],
+    reference: SubbandHeader,
+    rows: RowOrder,
+    columns: dict[str, Any],
+    n_threads: int,
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    """Read all files piece by piece in time, and give each piece's integrations and visibilities.
+
+    Flags, weights and autocorrelations go to ``columns``, which are complete when the iterator has ended. The array of
+    visibilities is used again two pieces later: it may be changed, not kept. The next piece is read meanwhile.
+    """
+    n_time, n_line, n_chan, n_corr = columns["flags"].shape
+    pieces = rows.integrations_apart(8.0 * n_line * n_chan * n_corr)
+    longest = max(times.stop - times.start for times, _ in pieces)
+    buffers = [np.zeros((longest, n_line, n_chan, n_corr), dtype=np.complex64) for _ in pieces[:2]]
+    has_gaps = int(np.count_nonzero(~rows.is_auto)) < n_time * n_line
     samples = np.zeros((len(headers), *columns["weights"].shape), dtype=np.float32)
     with ExitStack() as stack:
-        blocks = []
+        files = []
         for index, (number, header) in enumerate(headers.items()):
             file = stack.enter_context(open_raw(header.path))
             if header is not reference:
                 _check_rows(file["Header"], header, rows, reference)
             datasets = [file["Data"][name] for name in _BULK]
+            n_subbands = n_chan // len(header.frequency_hz)
             low = (n_subbands - 1 - number) * len(header.frequency_hz)
-            part = _Part.of(columns, samples[index], low, datasets[0].shape[-1], header)
             if datasets[0].shape[0] != len(rows.target):
                 raise disagree(str(header.path), f"{datasets[0].shape[0]} rows", f"{len(rows.target)} rows")
-            blocks += [(part, datasets, block) for block in _row_blocks(datasets)]
+            files.append((_Part.of(columns, samples[index], low, datasets[0].shape[-1], header), datasets))
+        pool = stack.enter_context(ThreadPoolExecutor(n_threads))
         shared = threading.local()
 
-        def sort(item: tuple[_Part, list[h5py.Dataset], slice]) -> None:
-            part, datasets, block = item
-            buffers: dict[str, NDArray[Any]] = shared.__dict__
-            loaded = tuple(_load(dataset, name, block, buffers) for name, dataset in zip(_BULK, datasets, strict=True))
-            part.not_finite.append(_scatter(loaded, rows, block, part))
+        def sort(part: _Part, datasets: list[h5py.Dataset], block: slice, vis: NDArray[np.uint64], first: int) -> None:
+            loadeds: dict[str, NDArray[Any]] = shared.__dict__
+            loaded = tuple(_load(dataset, name, block, loadeds) for name, dataset in zip(_BULK, datasets, strict=True))
+            part.not_finite.append(_scatter(loaded, rows, block, part, vis, first))
 
-        # Every row of a file goes to a row of its own, so that threads share nothing; much of the time is first touch.
-        with ThreadPoolExecutor(n_threads) as pool:
-            for _ in pool.map(sort, blocks):
-                pass
+        def begin(k: int) -> list[Future[None]]:
+            # Every row of a file goes to a row of its own, so that threads share nothing.
+            times, span = pieces[k]
+            vis = buffers[k % 2][: times.stop - times.start]
+            if has_gaps:
+                vis[...] = 0.0
+            bits = vis.reshape(-1, n_chan * n_corr).view(np.uint64)
+            return [
+                pool.submit(sort, part, datasets, block, bits[:, part.channels], times.start * n_line)
+                for part, datasets in files
+                for block in _row_blocks(datasets[0], span)
+            ]
+
+        working = begin(0)
+        for k, (times, _) in enumerate(pieces):
+            for done in working:
+                done.result()
+            working = begin(k + 1) if k + 1 < len(pieces) else []
+            yield times, buffers[k % 2][: times.stop - times.start]
     columns["weights"] += samples.sum(axis=0) / len(headers)
-    for part in {id(part): part for part, _, _ in blocks}.values():
+    for part, _ in files:
         _check_finite(part, int(np.count_nonzero(~rows.is_auto)))
 
 
@@ -90,10 +138,10 @@ class _Part:
     """Where one sub-band goes: views of the arrays with axes (row, channel and correlation)."""
 
     header: SubbandHeader
+    channels: slice
+    """Its channels and correlations among all."""
     source: NDArray[np.uintp]
     """Channel and polarisation of the file, as one index, for each of ours."""
-    vis: NDArray[np.uint64]
-    """As the bits they are."""
     flags: NDArray[np.bool_]
     autos: NDArray[np.float32]
     samples: NDArray[np.float32]
@@ -108,14 +156,12 @@ class _Part:
         """The part of the arrays that begins at channel ``low``."""
         n_chan, n_corr = len(header.frequency_hz), samples.shape[-1]
         here = slice(low * n_corr, (low + n_chan) * n_corr)
-        views = []
-        for name in ("vis", "flags", "autos"):
-            n_time, n_line = columns[name].shape[:2]
-            views.append(columns[name].reshape(n_time * n_line, -1)[:, here])
+        flags, autos = (
+            columns[name].reshape(columns[name].shape[0] * columns[name].shape[1], -1)[:, here]
+            for name in ("flags", "autos")
+        )
         source = np.argsort(header.frequency_hz)[:, None] * n_pol + np.array(header.correlation_index)
-        vis, flags, autos = views
-        bits = source.ravel().astype(np.uintp), vis.view(np.uint64)
-        return cls(header, *bits, flags, autos, samples.reshape(-1, n_corr), [])
+        return cls(header, here, source.ravel().astype(np.uintp), flags, autos, samples.reshape(-1, n_corr), [])
 
 
 def _check_rows(group: h5py.Group, header: SubbandHeader, rows: RowOrder, reference: SubbandHeader) -> None:
@@ -136,11 +182,12 @@ def _check_finite(part: _Part, n_cross: int) -> None:
         )
 
 
-def _row_blocks(datasets: list[h5py.Dataset]) -> list[slice]:
-    """Rows in blocks of whole chunks, about as many as fit the processor's cache."""
-    n_row, chunk = datasets[0].shape[0], (datasets[0].chunks or (1,))[0]
+def _row_blocks(dataset: h5py.Dataset, span: slice) -> list[slice]:
+    """Rows of a span in blocks of whole chunks, but for its ends, about as many as fit the processor's cache."""
+    chunk = (dataset.chunks or (1,))[0]
     step = chunk * max(1, _BLOCK_ROWS // chunk)
-    return [slice(start, min(start + step, n_row)) for start in range(0, n_row, step)]
+    edges = [span.start, *range(span.start - span.start % step + step, span.stop, step), span.stop]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _load(dataset: h5py.Dataset, name: str, block: slice, buffers: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -164,7 +211,12 @@ def _load(dataset: h5py.Dataset, name: str, block: slice, buffers: dict[str, NDA
 def _read_rows(dataset: h5py.Dataset, block: slice, buffer: NDArray[Any]) -> None:
     """Rows of a dataset into the first rows of ``buffer``, which holds at least one chunk."""
     chunks = dataset.chunks
-    is_one_chunk = chunks is not None and chunks[1:] == dataset.shape[1:] and block.stop - block.start <= chunks[0]
+    is_one_chunk = (
+        chunks is not None
+        and chunks[1:] == dataset.shape[1:]
+        and block.start % chunks[0] == 0
+        and block.stop - block.start <= chunks[0]
+    )
     if is_one_chunk and not (dataset.id.get_create_plist().get_nfilters() or buffer.shape[0] != chunks[0]):
         # Past HDF5's chunk cache, which would copy everything once more.
         try:
@@ -175,10 +227,18 @@ def _read_rows(dataset: h5py.Dataset, block: slice, buffer: NDArray[Any]) -> Non
         dataset.read_direct(buffer, block, np.s_[: block.stop - block.start])
 
 
-def _scatter(loaded: tuple[NDArray[Any], ...], rows: RowOrder, block: slice, part: _Part) -> int:
+def _scatter(
+    loaded: tuple[NDArray[Any], ...],
+    rows: RowOrder,
+    block: slice,
+    part: _Part,
+    piece: NDArray[np.uint64],
+    first: int,
+) -> int:
     """Put every row of a block where it belongs; the number of cross-correlations that are not finite is returned.
 
     ``loaded`` has axes (row, channel and polarisation), of which ``part.source`` names those that are ours, in our order.
+    Visibilities go to ``piece``, as the bits they are; its first row is row ``first`` of the whole.
     """
     vis, flags, samples = loaded
     auto = np.flatnonzero(rows.is_auto[block])
@@ -187,7 +247,8 @@ def _scatter(loaded: tuple[NDArray[Any], ...], rows: RowOrder, block: slice, par
     _put_powers(vis.view(np.float32), auto, target, part.source, part.autos)
     _put_samples(samples, cross, target, part.source, part.samples)
     _put_flags(flags, cross, target, part.source, part.flags)
-    return int(_put_cross(vis.view(np.uint64), cross, target, rows.is_turned[block], part.source, part.vis, part.flags))
+    bits, is_turned = vis.view(np.uint64), rows.is_turned[block]
+    return int(_put_cross(bits, cross, target, is_turned, part.source, piece, first, part.flags))
 
 
 # One loop per kernel: together in one they take three times as long, since nothing in it is vectorised any more.
@@ -201,12 +262,13 @@ def _put_cross(
     is_turned: NDArray[np.bool_],
     source: NDArray[np.uintp],
     vis: NDArray[np.uint64],
+    first: int,
     flags: NDArray[np.bool_],
 ) -> int:
     """Visibilities as the 64 bits they are, of which the upper half is the imaginary part; the others are flagged zeros."""
     n_not_finite = 0
     for row in rows:
-        to = target[row]
+        to = target[row] - first
         conjugate = np.uint64(0x8000000000000000) if is_turned[row] else np.uint64(0)
         special = np.uint64(0)
         for k in range(source.size):
@@ -215,7 +277,7 @@ def _put_cross(
             # One more in the exponent of infinity or NaN, and only there, runs over into the sign.
             special |= (value & np.uint64(0x7FFFFFFF7FFFFFFF)) + np.uint64(0x0080000000800000)
         if special & np.uint64(0x8000000080000000):
-            n_not_finite += _blank(vis[to], flags[to])
+            n_not_finite += _blank(vis[to], flags[target[row]])
     return n_not_finite
 
 

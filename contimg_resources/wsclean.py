@@ -22,7 +22,7 @@ import numpy as np
 
 from contimg_resources.errors import EngineError
 from contimg_resources.fits_images import read_image, read_plane
-from contimg_resources.measurement_sets import write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
 from contimg_resources.table_folders import scratch_folder
 
 PROGRAM = "wsclean"

@@ -19,6 +19,9 @@ of 1 Jy: relative until calibration gives the scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -43,16 +46,57 @@ _LANES = 16
 """Phasors of a run of channels that are computed from sines and cosines."""
 
 
-def to_visibilities(raw: RawObservation, *, n_threads: int = 0) -> Visibilities:
-    """Phase an observation to its own centre and give it baseline coordinates.
+def begin_turning(header: Mapping[str, Any], *, n_threads: int = 0) -> Callable[[slice, NDArray[np.complex64]], None]:
+    """Get ready to phase an observation to its own centre while it is being read.
+
+    Parameters
+    ----------
+    header : mapping
+        All fields of a ``RawObservation`` but ``vis``, ``flags``, ``weights`` and ``autos``.
+    n_threads : int
+        0 for all cores.
+
+    Returns
+    -------
+    callable
+        ``turn(times, vis)``: phases the integrations ``times`` in place; ``vis`` has axes (time, baseline, chan, corr).
+        Data that already follow a phase centre (finite ``phase_centre_ra_deg``) keep their phases.
+
+    Raises
+    ------
+    DataError
+        If neither a pointing declination nor a phase centre is known.
+    """
+    _require_direction(header)
+    if np.isfinite(header["phase_centre_ra_deg"]):
+        return lambda _times, _vis: None
+    time_mjd, site_m, frequency_hz = header["time_mjd"], header["site_itrf_m"], header["frequency_hz"]
+    ra_deg, dec_deg = (np.array([angle]) for angle in _drift_centre_deg(header))
+    centre = apparent_directions_itrf(ra_deg, dec_deg, time_mjd, site_m)[:, 0]
+    offset = centre - meridian_basis_itrf(header["pointing_dec_deg"], site_m)[2]
+    positions_m = header["antenna_positions_m"]
+    baselines_m = positions_m[header["antenna1"]] - positions_m[header["antenna2"]]
+    delay_s: NDArray[np.float64] = offset @ baselines_m.T / SPEED_OF_LIGHT_M_S
+    pieces = _even_pieces(frequency_hz)
+
+    def turn(times: slice, vis: NDArray[np.complex64]) -> None:
+        rows, delays_s = vis.reshape(-1, *vis.shape[2:]), delay_s[times].reshape(-1)
+        in_threads(
+            lambda some: _rotate(rows[some], delays_s[some], frequency_hz, pieces),
+            slices(delays_s.size, n_threads),
+            n_threads,
+        )
+
+    return turn
+
+
+def to_visibilities(raw: RawObservation) -> Visibilities:
+    """Give an observation that was turned to its centre its coordinates, weights and pointing.
 
     Parameters
     ----------
     raw : RawObservation
-        Drift data are phased in place: ``raw.vis`` and the result share memory, and ``raw`` must not be used again. Data
-        that already follow a phase centre (finite ``phase_centre_ra_deg``) keep their phases.
-    n_threads : int
-        0 for all cores.
+        Its visibilities went through ``begin_turning``'s function; they and the result share memory.
 
     Returns
     -------
@@ -64,25 +108,17 @@ def to_visibilities(raw: RawObservation, *, n_threads: int = 0) -> Visibilities:
     DataError
         If neither a pointing declination nor a phase centre is known, or the arrays are not contiguous.
     """
-    _require_direction(raw)
+    _require_direction(raw.columns())
+    _require_contiguous(raw)
     n_time, n_baseline, n_chan, n_corr = raw.vis.shape
     n_row = n_time * n_baseline
-    is_phased = bool(np.isfinite(raw.phase_centre_ra_deg))
     vis = raw.vis.reshape(n_row, n_chan, n_corr)
-    if is_phased:
+    if np.isfinite(raw.phase_centre_ra_deg):
         ra_deg, dec_deg = raw.phase_centre_ra_deg % 360.0, raw.phase_centre_dec_deg
         pointing_ra_deg, pointing_dec_deg = np.full(n_time, ra_deg), np.full(n_time, dec_deg)
     else:
-        middle_mjd = np.array([0.5 * (raw.time_mjd[0] + raw.time_mjd[-1])])
-        centre_ra, centre_dec = meridian_icrs(raw.pointing_dec_deg, middle_mjd, raw.site_itrf_m)
-        ra_deg, dec_deg = float(centre_ra[0]) % 360.0, float(centre_dec[0])
+        ra_deg, dec_deg = _drift_centre_deg(raw.columns())
         pointing_ra_deg, pointing_dec_deg = meridian_icrs(raw.pointing_dec_deg, raw.time_mjd, raw.site_itrf_m)
-        delay_s, pieces = _excess_delay_s(raw, ra_deg, dec_deg).reshape(n_row), _even_pieces(raw.frequency_hz)
-        in_threads(
-            lambda rows: _rotate(vis[rows], delay_s[rows], raw.frequency_hz, pieces),
-            slices(n_row, n_threads),
-            n_threads,
-        )
     basis = phase_centre_basis_itrf(ra_deg, dec_deg, raw.time_mjd, raw.site_itrf_m)
     uvw_m = baseline_uvw_m(raw.antenna_positions_m, raw.antenna1, raw.antenna2, basis)
     return Visibilities(
@@ -112,21 +148,24 @@ def to_visibilities(raw: RawObservation, *, n_threads: int = 0) -> Visibilities:
 
 def position_name(ra_deg: float, dec_deg: float) -> str:
     """Name of a position, ``JHHMM+DDMM``, truncated as the IAU asks, e.g. ``J0712+1632``."""
-    ra_min = int(ra_deg % 360.0 * 4.0 + 1e-9)
+    ra_min = int(ra_deg % 360.0 * 4.0 + 1e-9) % 1440
     dec_arcmin = int(abs(dec_deg) * 60.0 + 1e-9)
     sign = "-" if dec_deg < 0 else "+"
     return f"J{ra_min // 60:02d}{ra_min % 60:02d}{sign}{dec_arcmin // 60:02d}{dec_arcmin % 60:02d}"
 
 
-def _require_direction(raw: RawObservation) -> None:
-    if not (np.isfinite(raw.pointing_dec_deg) or np.isfinite(raw.phase_centre_ra_deg)):
+def _require_direction(header: Mapping[str, Any]) -> None:
+    if not (np.isfinite(header["pointing_dec_deg"]) or np.isfinite(header["phase_centre_ra_deg"])):
         raise DataError(
-            f"observation {raw.source_name}: nothing says where the telescope looked",
+            f"observation {header['source_name']}: nothing says where the telescope looked",
             got="neither a pointing declination nor a phase centre",
             expected="one of them in the header",
             remedy="Look at Header/phase_center_app_dec of the raw files; they cannot be converted without it.",
             reason_code="malformed_header",
         )
+
+
+def _require_contiguous(raw: RawObservation) -> None:
     if not raw.vis.flags.c_contiguous:
         raise DataError(
             f"observation {raw.source_name}: visibilities are not one contiguous block",
@@ -137,13 +176,12 @@ def _require_direction(raw: RawObservation) -> None:
         )
 
 
-def _excess_delay_s(raw: RawObservation, ra_deg: float, dec_deg: float) -> NDArray[np.float64]:
-    """Delay of the phase centre beyond that of the meridian direction, s, shape (n_time, n_baseline)."""
-    centre = apparent_directions_itrf(np.array([ra_deg]), np.array([dec_deg]), raw.time_mjd, raw.site_itrf_m)[:, 0]
-    offset = centre - meridian_basis_itrf(raw.pointing_dec_deg, raw.site_itrf_m)[2]
-    baselines_m = raw.antenna_positions_m[raw.antenna1] - raw.antenna_positions_m[raw.antenna2]
-    delay_s: NDArray[np.float64] = offset @ baselines_m.T / SPEED_OF_LIGHT_M_S
-    return delay_s
+def _drift_centre_deg(header: Mapping[str, Any]) -> tuple[float, float]:
+    """ICRS position of the meridian at mid-observation, deg."""
+    time_mjd = header["time_mjd"]
+    middle_mjd = np.array([0.5 * (time_mjd[0] + time_mjd[-1])])
+    ra_deg, dec_deg = meridian_icrs(header["pointing_dec_deg"], middle_mjd, header["site_itrf_m"])
+    return float(ra_deg[0]) % 360.0, float(dec_deg[0])
 
 
 def _even_pieces(frequency_hz: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from contimg_assets.science.antenna_health import (
@@ -30,6 +30,7 @@ from contimg_assets.science.antenna_health import (
     scan_baselines,
     uncorrelated_receptors,
 )
+from contimg_assets.science.bad_channels import at_edges, in_bad_ranges, subband_edges
 from contimg_assets.science.errors import DataError, NotEnoughDataError
 from contimg_assets.science.interference import TimeBlock, antenna_means, flag_common, flag_from_autos, split_times
 from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_baselines
@@ -169,9 +170,9 @@ def flag_visibilities(
     settings = settings or FlagSettings()
     account = _Account(vis.flags)
     account.book("already_flagged")
-    vis.flags[:, _in_bad_ranges(vis, settings)] = True
+    vis.flags[:, in_bad_ranges(vis, settings.bad_ranges_mhz)] = True
     account.book("known_bad_range")
-    vis.flags[:, _at_edges(vis.frequency_hz.size, settings)] = True
+    vis.flags[:, at_edges(vis.frequency_hz.size, settings.n_subbands, settings.edge_channels)] = True
     account.book("band_edge")
     blocks = split_times(vis.time_mjd, vis.antenna1, vis.antenna2, vis.n_antennas)
     statistics = [_scan(vis, block, settings.n_threads) for block in blocks]
@@ -239,29 +240,6 @@ class _Account:
         now = int(np.count_nonzero(self._flags))
         self.by_cause[cause] = (now - self._before) / self._flags.size
         self._before = now
-
-
-def _in_bad_ranges(vis: Visibilities, settings: FlagSettings) -> NDArray[np.bool_]:
-    """Channels any part of which lies inside a known bad range, shape (n_chan,)."""
-    low_mhz, high_mhz = (1e-6 * (vis.frequency_hz + side * vis.channel_width_hz) for side in (-0.5, 0.5))
-    bad = np.zeros(vis.frequency_hz.shape, dtype=np.bool_)
-    for low, high in settings.bad_ranges_mhz:
-        bad |= (high_mhz > low) & (low_mhz < high)
-    return bad
-
-
-def _at_edges(n_chan: int, settings: FlagSettings) -> NDArray[np.bool_]:
-    """Channels at either end of a sub-band, shape (n_chan,)."""
-    bad = np.zeros(n_chan, dtype=np.bool_)
-    for low, high in pairwise(_subband_edges(n_chan, settings)):
-        bad[low : low + settings.edge_channels] = True
-        bad[max(low, high - settings.edge_channels) : high] = True
-    return bad
-
-
-def _subband_edges(n_chan: int, settings: FlagSettings) -> NDArray[np.int64]:
-    """First channel of each sub-band, and the number of channels."""
-    return np.linspace(0, n_chan, min(settings.n_subbands, n_chan) + 1).astype(np.int64)
 
 
 def _bandpass_block(vis: Visibilities) -> int:
@@ -342,6 +320,17 @@ def _flag_receptors(vis: Visibilities, antennas: NDArray[np.int32], bad: NDArray
         vis.flags[rows[:, corr], :, corr] = True
 
 
+@njit(cache=True, nogil=True)
+def _count_parts(flags: NDArray[np.bool_], edges: NDArray[np.int64], counts: NDArray[np.int32]) -> None:
+    """Flags set between successive edges of each row."""
+    for row in range(flags.shape[0]):
+        for part in range(edges.size - 1):
+            n = 0
+            for k in range(edges[part], edges[part + 1]):
+                n += flags[row, k]
+            counts[row, part] = n
+
+
 def _report(
     vis: Visibilities,
     account: _Account,
@@ -351,7 +340,15 @@ def _report(
     settings: FlagSettings,
 ) -> FlagReport:
     n_row, n_chan, n_corr = vis.flags.shape
-    by_row = np.count_nonzero(vis.flags.reshape(n_row, -1), axis=1)
+    edges = subband_edges(n_chan, settings.n_subbands)
+    by_part = np.empty((n_row, edges.size - 1), dtype=np.int32)
+    cells = vis.flags.reshape(n_row, -1)
+    in_threads(
+        lambda rows: _count_parts(cells[rows], edges * n_corr, by_part[rows]),
+        slices(n_row, settings.n_threads),
+        settings.n_threads,
+    )
+    by_row = by_part.sum(axis=1)
     if int(by_row.sum()) == vis.flags.size:
         raise NotEnoughDataError(
             f"every visibility of {vis.source_name} is flagged",
@@ -366,10 +363,7 @@ def _report(
     for ends in (vis.antenna1, vis.antenna2):
         counts += np.bincount(ends, weights=by_row, minlength=vis.n_antennas)
         totals += np.bincount(ends, minlength=vis.n_antennas) * (n_chan * n_corr)
-    edges = _subband_edges(n_chan, settings)
-    by_subband = [
-        float(np.count_nonzero(vis.flags[:, low:high]) / vis.flags[:, low:high].size) for low, high in pairwise(edges)
-    ]
+    by_subband = by_part.sum(axis=0) / (np.diff(edges) * n_corr * n_row)
     receptors = [name[0] for name in vis.correlations]
 
     def listed(bad: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -379,7 +373,7 @@ def _report(
         flagged_fraction=float(by_row.sum() / vis.flags.size),
         by_cause=account.by_cause,
         by_antenna={vis.antenna_names[a]: float(counts[a] / totals[a]) for a in antennas},
-        by_subband=tuple(by_subband),
+        by_subband=tuple(by_subband.tolist()),
         dead_receptors=listed(dead),
         noisy_receptors=listed(noisy),
         n_visibilities=vis.flags.size,

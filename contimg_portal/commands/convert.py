@@ -28,23 +28,25 @@ def convert(
     """
     with one_screen_errors():
         from concurrent.futures import ThreadPoolExecutor
+        from functools import partial
 
-        from contimg_assets.science.conversion import to_visibilities
+        from contimg_assets.science.conversion import begin_turning, to_visibilities
         from contimg_assets.science.coordinates import load_earth_orientation
         from contimg_assets.science.raw_observation import RawObservation
-        from contimg_resources.measurement_sets import write_measurement_set
+        from contimg_resources.measurement_set_writer import measurement_set_draft
         from contimg_resources.settings import load_settings
         from contimg_resources.uvh5 import read_observation
 
-        stderr.print(f"reading {len(files)} files", highlight=False)
+        stderr.print(f"converting {len(files)} files to {out}", highlight=False)
         # A single file is a whole observation of its own unless its name says which sub-band it is.
         expected = 1 if len(files) == 1 and "_sb" not in files[0].name else subbands
-        with ThreadPoolExecutor(1) as beside:
+        n_threads = load_settings().threads
+        with ThreadPoolExecutor(1) as beside, measurement_set_draft(out) as draft:
             beside.submit(load_earth_orientation)
-            raw = RawObservation(**read_observation(files, n_subbands=expected, n_threads=load_settings().threads))
-        vis = to_visibilities(raw)
-        stderr.print(f"writing {out}", highlight=False)
-        write_measurement_set(out, vis.columns())
+            turned = draft.stream(partial(begin_turning, n_threads=n_threads))
+            raw = RawObservation(**read_observation(files, n_subbands=expected, n_threads=n_threads, stream=turned))
+            vis = to_visibilities(raw)
+            draft.finish(vis.columns())
         emit(
             {
                 "measurement_set": out,

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from contimg_portal.commands.calibrate import calibrate
 from contimg_resources.calibration_tables import read_calibration_table
 from contimg_resources.casa import demo_uvfits, import_uvfits
-from contimg_resources.measurement_sets import read_measurement_set, write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
+from contimg_resources.measurement_sets import read_measurement_set
 from tests.science.corruption import FIELD, corrupt, observed, random_bandpass
 
 PRIMARY, SECONDARY = "1331+30500002_0", "1445+09900002_0"

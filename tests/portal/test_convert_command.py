@@ -12,7 +12,8 @@ from contimg_assets.science.simulation.instrument import InstrumentSettings
 from contimg_assets.science.simulation.observe import ObservingSetup, prepare_observation, simulate_subband
 from contimg_portal.commands.convert import convert
 from contimg_portal.commands.flag import flag
-from contimg_resources.measurement_sets import read_measurement_set, write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
+from contimg_resources.measurement_sets import read_measurement_set
 from contimg_resources.uvh5 import write_subband
 
 convert_app, flag_app = typer.Typer(), typer.Typer()

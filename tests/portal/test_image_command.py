@@ -14,7 +14,7 @@ from contimg_assets.science.calibration.solutions import Solutions
 from contimg_portal.commands.image import image
 from contimg_resources.calibration_tables import write_calibration_table
 from contimg_resources.fits_images import list_bands, read_image, read_plane
-from contimg_resources.measurement_sets import write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
 from contimg_resources.wsclean import INSTALL_COMMAND
 from tests.science.corruption import corrupt
 from tests.science.interferometer import observe

@@ -17,7 +17,8 @@ from contimg_assets.science.visibilities import Visibilities
 from contimg_resources.calibration_tables import content_hash, read_calibration_table, write_calibration_table
 from contimg_resources.casa import demo_uvfits, import_uvfits, run_task
 from contimg_resources.errors import CasaError, ProductMissingError
-from contimg_resources.measurement_sets import read_measurement_set, write_column, write_measurement_set
+from contimg_resources.measurement_set_writer import write_measurement_set
+from contimg_resources.measurement_sets import read_measurement_set, write_column
 from tests.science.corruption import FIELD, corrupt, observed, random_bandpass
 
 PRIMARY, SECONDARY = "1331+30500002_0", "1445+09900002_0"

@@ -12,12 +12,12 @@ from contimg_assets.science.visibilities import Visibilities
 from contimg_resources import table_folders
 from contimg_resources.casa import demo_uvfits, import_uvfits, run_task
 from contimg_resources.errors import CasaError, DiskFullError, ProductMissingError
+from contimg_resources.measurement_set_writer import measurement_set_draft, write_measurement_set
 from contimg_resources.measurement_sets import (
     list_fields,
     read_measurement_set,
     write_column,
     write_flags,
-    write_measurement_set,
 )
 
 
@@ -115,6 +115,14 @@ def test_failed_write_leaves_the_old_measurement_set(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["x.ms"]
 
 
+def _write(path, columns, end):
+    """Write visibilities and then do what ``end`` does with the draft; what it returned."""
+    with measurement_set_draft(path) as draft:
+        draft.create(*columns["vis"].shape)
+        draft.put(0, columns["vis"])
+        return end(draft)
+
+
 def test_flags_found_meanwhile_are_written(tmp_path):
     """A flagger that works while visibilities are being written has its flags in the file, and its report comes back."""
     columns = observation(1)
@@ -123,7 +131,7 @@ def test_flags_found_meanwhile_are_written(tmp_path):
         columns["flags"][1:3] = True
         return "report"
 
-    assert write_measurement_set(tmp_path / "x.ms", columns, flagging=flagging) == "report"
+    assert _write(tmp_path / "x.ms", columns, lambda draft: draft.finish(columns, flagging)) == "report"
     read = read_measurement_set(tmp_path / "x.ms")
     assert read["flags"][1:3].all()
     assert_same(read, columns)
@@ -135,9 +143,34 @@ def test_failed_flagger_leaves_nothing(tmp_path):
     def flagging():
         raise ZeroDivisionError("everything is flagged")
 
+    columns = observation(1)
     with pytest.raises(ZeroDivisionError, match="everything is flagged"):
-        write_measurement_set(tmp_path / "x.ms", observation(1), flagging=flagging)
+        _write(tmp_path / "x.ms", columns, lambda draft: draft.finish(columns, flagging))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_measurement_set_never_appears(tmp_path):
+    """Visibilities without flags are no product, even if whoever wrote them forgot to say so."""
+    columns = observation(1)
+    with pytest.raises(CasaError, match="begun and not finished"):
+        _write(tmp_path / "x.ms", columns, lambda draft: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_chan", [6, 700])
+def test_data_written_piece_by_piece_are_seen_in_the_file(tmp_path, n_chan):
+    """The draft's array is what was put, also beyond one tile, and changing it changes nothing in the file."""
+    columns = observation(3, n_chan=n_chan, n_time=12)
+    n_row = columns["vis"].shape[0]
+    with measurement_set_draft(tmp_path / "x.ms") as draft:
+        draft.create(*columns["vis"].shape)
+        for first in range(0, n_row, 7):
+            draft.put(first, columns["vis"][first : first + 7])
+        seen = draft.data()
+        assert np.array_equal(seen, columns["vis"])
+        seen[...] = 0.0
+        draft.finish(columns)
+    assert_same(read_measurement_set(tmp_path / "x.ms"), columns)
 
 
 def test_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
-from contimg_assets.science.conversion import position_name, to_visibilities
+from contimg_assets.science.conversion import begin_turning, position_name, to_visibilities
 from contimg_assets.science.coordinates import (
     apparent_directions_itrf,
     direction_cosines,
@@ -70,6 +70,15 @@ def raw_observation(sources, *, n_time=6, n_antennas=6, frequency_hz=None, phase
     return RawObservation(**{**columns, **changes})
 
 
+def phased(raw):
+    """Visibilities about the observation's own centre, turned in pieces of two integrations as a reader gives them."""
+    turn = begin_turning(raw.columns())
+    for first in range(0, raw.time_mjd.size, 2):
+        times = slice(first, min(first + 2, raw.time_mjd.size))
+        turn(times, raw.vis[times])
+    return to_visibilities(raw)
+
+
 def middle_of_drift():
     """ICRS position of the meridian at the middle of ``raw_observation``."""
     ra_deg, dec_deg = meridian_icrs(DEC_DEG, np.array([START_MJD + 2.5 * 60.0 / 86400.0]), SITE)
@@ -78,7 +87,7 @@ def middle_of_drift():
 
 def test_source_at_the_phase_centre_has_phase_zero_everywhere():
     """A source at the middle of the drift gives its flux density in every row and channel."""
-    vis = to_visibilities(raw_observation([(*middle_of_drift(), 3.0)]))
+    vis = phased(raw_observation([(*middle_of_drift(), 3.0)]))
     np.testing.assert_allclose(vis.vis, 3.0, atol=3e-5)
 
 
@@ -87,7 +96,7 @@ def test_off_centre_source_follows_its_direction_cosines(east_deg, north_deg):
     """An off-centre source has phase 2 pi (u l + v m + w (n - 1)), up to differential aberration over the offset."""
     ra0, dec0 = middle_of_drift()
     ra, dec = ra0 + east_deg / np.cos(np.deg2rad(dec0)), dec0 + north_deg
-    vis = to_visibilities(raw_observation([(ra, dec, 2.0)]))
+    vis = phased(raw_observation([(ra, dec, 2.0)]))
     l, m, n = direction_cosines(np.array([ra]), np.array([dec]), vis.phase_centre_ra_deg, vis.phase_centre_dec_deg)
     path_m = vis.uvw_m @ np.array([l[0], m[0], n[0] - 1.0])
     expected = 2.0 * np.exp(2j * np.pi * path_m[:, None] * vis.frequency_hz / SPEED_OF_LIGHT_M_S)
@@ -110,10 +119,10 @@ def test_phases_turned_there_and_back_are_those_of_before(seed):
     raw = raw_observation([], n_antennas=5, frequency_hz=frequency_hz)
     original = (rng.standard_normal(raw.vis.shape) + 1j * rng.standard_normal(raw.vis.shape)).astype(np.complex64)
     raw.vis[...] = original
-    turned = to_visibilities(raw).vis.copy()
+    turned = phased(raw).vis.copy()
     assert np.abs(turned - original.reshape(turned.shape)).max() > 1.0
     raw.vis[...] = np.conj(turned).reshape(raw.vis.shape)
-    back = np.conj(to_visibilities(raw).vis)
+    back = np.conj(phased(raw).vis)
     np.testing.assert_allclose(back, original.reshape(back.shape), atol=2e-6 * np.abs(original).max())
 
 
@@ -126,7 +135,7 @@ def test_recurrence_along_frequency_equals_the_direct_phase(gap):
     raw = raw_observation([], n_time=2, n_antennas=3, frequency_hz=frequency_hz)
     raw.vis[...] = 1.0
     baselines = raw.antenna_positions_m[raw.antenna1] - raw.antenna_positions_m[raw.antenna2]
-    vis = to_visibilities(raw)
+    vis = phased(raw)
     centre = apparent_directions_itrf(
         np.array([vis.phase_centre_ra_deg]), np.array([vis.phase_centre_dec_deg]), raw.time_mjd, SITE
     )[:, 0]
@@ -140,7 +149,7 @@ def test_uvw_agree_with_pyuvdata():
     """Baseline coordinates are those of pyuvdata, negated, to a centimetre on a kilometre."""
     utils = pytest.importorskip("pyuvdata.utils")
     phasing = pytest.importorskip("pyuvdata.utils.phasing")
-    vis = to_visibilities(raw_observation([]))
+    vis = phased(raw_observation([]))
     location = EarthLocation.from_geocentric(*SITE, unit="m")
     ra, dec = np.deg2rad(vis.phase_centre_ra_deg), np.deg2rad(vis.phase_centre_dec_deg)
     time_jd = vis.time_mjd + 2400000.5
@@ -161,14 +170,14 @@ def test_uvw_agree_with_pyuvdata():
 
 def test_lengths_of_baselines_do_not_change():
     """Every uvw vector is as long as the distance of its antennas."""
-    vis = to_visibilities(raw_observation([]))
+    vis = phased(raw_observation([]))
     distance = np.linalg.norm(vis.antenna_positions_m[vis.antenna1] - vis.antenna_positions_m[vis.antenna2], axis=1)
     np.testing.assert_allclose(np.linalg.norm(vis.uvw_m, axis=1), distance, atol=1e-6)
 
 
 def test_pointing_drifts_through_the_phase_centre():
     """The dishes look west of the phase centre first and east of it last, by the turn of the sky."""
-    vis = to_visibilities(raw_observation([]))
+    vis = phased(raw_observation([]))
     drift_deg = np.diff(vis.pointing_ra_deg[[0, -1]])
     assert drift_deg == pytest.approx(5 * 60 * 360.0 / 86164.1, rel=1e-3)
     assert vis.pointing_ra_deg.mean() == pytest.approx(vis.phase_centre_ra_deg, abs=1e-4)
@@ -177,7 +186,7 @@ def test_pointing_drifts_through_the_phase_centre():
 def test_vis_and_flags_are_not_copied():
     """Conversion of a full observation must not need room for a second one."""
     raw = raw_observation([])
-    vis = to_visibilities(raw)
+    vis = phased(raw)
     assert np.shares_memory(vis.vis, raw.vis)
     assert np.shares_memory(vis.flags, raw.flags)
 
@@ -186,7 +195,7 @@ def test_weight_is_bandwidth_times_time_for_complete_data():
     """Complete data of one pair of receptors weigh 2 dnu dt, half of the samples half of it."""
     raw = raw_observation([])
     raw.weights[0] *= 0.5
-    vis = to_visibilities(raw)
+    vis = phased(raw)
     full = 2.0 * 244140.625 * 12.884901888
     assert vis.weights[-1, 0] == pytest.approx(full, rel=1e-5)
     assert vis.weights[0, 0] == pytest.approx(full / 2, rel=1e-5)
@@ -196,14 +205,14 @@ def test_data_without_samples_have_no_weight():
     """Weights stay zero, not NaN, where the correlator counted nothing."""
     raw = raw_observation([])
     raw.weights[...] = 0.0
-    assert np.all(to_visibilities(raw).weights == 0.0)
+    assert np.all(phased(raw).weights == 0.0)
 
 
 def test_phased_data_keep_their_phases():
     """Data that follow a source are not rotated again, and that source stays at the phase centre."""
     target = (*middle_of_drift(),)
     raw = raw_observation([(*target, 1.5)], phased_to=target)
-    vis = to_visibilities(raw)
+    vis = phased(raw)
     np.testing.assert_allclose(vis.vis, 1.5, atol=1e-5)
     assert (vis.phase_centre_ra_deg, vis.phase_centre_dec_deg) == target
     assert np.all(vis.pointing_ra_deg == target[0])
@@ -213,7 +222,7 @@ def test_phased_data_have_the_uvw_of_their_centre():
     """An off-centre source in phased data follows its direction cosines as in drift data."""
     ra0, dec0 = middle_of_drift()
     raw = raw_observation([(ra0 + 0.1, dec0 + 0.1, 1.0)], phased_to=(ra0, dec0))
-    vis = to_visibilities(raw)
+    vis = phased(raw)
     l, m, n = direction_cosines(np.array([ra0 + 0.1]), np.array([dec0 + 0.1]), ra0, dec0)
     path_m = vis.uvw_m @ np.array([l[0], m[0], n[0] - 1.0])
     expected = np.exp(2j * np.pi * path_m[:, None] * vis.frequency_hz / SPEED_OF_LIGHT_M_S)
@@ -224,7 +233,7 @@ def test_observation_without_any_direction_is_refused():
     """A header without declination or phase centre gives an error that says where to look."""
     raw = raw_observation([], pointing_dec_deg=np.nan)
     with pytest.raises(DataError, match="phase_center_app_dec"):
-        to_visibilities(raw)
+        phased(raw)
 
 
 def test_scattered_array_is_refused():
