@@ -116,6 +116,20 @@ def test_pulls_of_combined_points_have_unit_scatter(rng):
     assert float(np.mean(pull.to_numpy())) == pytest.approx(0.0, abs=0.08)
 
 
+def test_conditions_are_weighted_means_of_what_is_known():
+    """Weights 100 and 25 of two tiles: beam (100 x 0.9 + 25 x 0.4) / 125 = 0.8; the antennas of the one tile that says."""
+    table = measurements([("a", 61000.5, 1.0, 0.1, 1.0, 0.0), ("a", 61000.504, 1.3, 0.2, 1.0, 0.0)]).with_columns(
+        primary_beam=pl.Series([0.9, 0.4]),
+        n_antennas=pl.Series([None, 94], dtype=pl.Int32),
+        calibration_fallback=pl.Series([0, 1], dtype=pl.Int32),
+    )
+    point = combine_transits(table).row(0, named=True)
+    assert point["primary_beam"] == pytest.approx(0.8)
+    assert point["n_antennas"] == pytest.approx(94.0)
+    assert point["calibration_fallback"] == pytest.approx(0.2)
+    assert point["separation_from_centre_deg"] is None
+
+
 def test_an_empty_table_gives_an_empty_table():
     """A day without observations is not an error."""
     assert combine_transits(measurements([("a", 61000.5, 1.0, 0.1, 1.0, 0.0)]).clear()).height == 0
