@@ -170,8 +170,8 @@ def _measured(log_value: NDArray[np.float64], weight: NDArray[np.float64], axis:
     high = np.searchsorted(x, nodes + 0.5 * step)
     partly = (nodes / step + 0.5) * (below[high] - below[low]) - (moment[high] - moment[low]) / step
     share = (below[low] + partly) / below[-1]
-    lowest, low, middle, high, highest = (float(v) for v in np.exp(np.interp(_QUANTILES, share, nodes)))
-    return Measured(middle, 0.5 * (high - low), low, high, lowest, highest)
+    lowest, first, middle, last, highest = (float(v) for v in np.exp(np.interp(_QUANTILES, share, nodes)))
+    return Measured(middle, 0.5 * (last - first), first, last, lowest, highest)
 
 
 @numba.njit(cache=True)
