@@ -158,9 +158,9 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
     A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the
     false-alarm probability is calibrated by simulation, with the noise of the light curves up to the day before.
     Sources without new points are not searched again. The sub-bands tell a lens (effect grows with wavelength
-    squared) from an achromatic dip; dips shared by many sources, or made by how points were observed, are systematic. Writes Parquet, table ese_candidate
-    (status set by people is kept) and appends to candidate_event. Read by quality_report and the portal. Remade when
-    light curves change.
+    squared) from an achromatic dip; dips shared by many sources, or made by how points were
+    observed, are systematic. Writes Parquet, table ese_candidate (status set by people is kept) and appends to
+    candidate_event. Read by quality_report and the portal. Remade when light curves change.
     """
     from contimg_assets.event_search import search_day
     from contimg_assets.science.ese.events import candidate_events

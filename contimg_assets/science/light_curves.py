@@ -147,7 +147,7 @@ def _combine(usable: pl.DataFrame) -> pl.DataFrame:
     spread_err = (pl.col("total").get(low) ** 2 + pl.col("total").get(high) ** 2).sqrt()
     disagree = spread > _DISAGREEMENT_SIGMA * spread_err
     sys_err = ((w * pl.col("sys")) ** 2).sum().sqrt() / sum_w
-    conditions = [(w * pl.col(name)).sum() / w.filter(pl.col(name).is_not_null()).sum() for name in CONDITIONS]
+    conditions = [_mean_of_known(pl.col(name), w) for name in CONDITIONS]
     return weighted.group_by(_POINT, maintain_order=True).agg(
         ((w * pl.col("mjd")).sum() / sum_w).alias("mjd"),
         ((w * pl.col("frequency_hz")).sum() / sum_w).alias("frequency_hz"),
@@ -160,3 +160,9 @@ def _combine(usable: pl.DataFrame) -> pl.DataFrame:
         ),
         *[mean.fill_nan(None).alias(name) for name, mean in zip(CONDITIONS, conditions, strict=True)],
     )
+
+
+def _mean_of_known(value: pl.Expr, weight: pl.Expr) -> pl.Expr:
+    """Weighted mean of what is not NULL; of equal values exactly that value, or a constant would seem to change."""
+    first = value.drop_nulls().first()
+    return first + (weight * (value - first)).sum() / weight.filter(value.is_not_null()).sum()

@@ -157,10 +157,12 @@ def test_a_bright_source_that_follows_the_beam_may_still_be_lensed(rng):
     assert not fit.is_cause
 
 
-@pytest.mark.parametrize("change", ["unknown", "constant", "known only outside"])
+@pytest.mark.parametrize("change", ["unknown", "constant", "constant but for rounding", "known only outside"])
 def test_without_a_condition_that_changes_there_is_nothing_to_say(change, rng):
-    """NaN, one value throughout, or none within the dip: no fit at all."""
+    """NaN, one value throughout, means of one value, or none within the dip: no fit at all."""
     values = np.full(N_DAYS, np.nan if change == "unknown" else 0.9)
+    if change == "constant but for rounding":
+        values *= 1.0 + 1e-15 * rng.standard_normal(N_DAYS)
     if change == "known only outside":
         values = 0.9 + 0.01 * rng.standard_normal(N_DAYS)
         values[20:40] = np.nan

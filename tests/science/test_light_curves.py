@@ -130,6 +130,13 @@ def test_conditions_are_weighted_means_of_what_is_known():
     assert point["separation_from_centre_deg"] is None
 
 
+def test_a_constant_condition_stays_exactly_constant(rng):
+    """Means of 14 antennas with weights of all sizes are 14, not 14.000000000000002: nothing has changed."""
+    rows = [("a", 61000.5 + k // 3 + 0.004 * (k % 3), 1.0, rng.uniform(0.01, 0.1), 1.0, 0.0) for k in range(60)]
+    points = combine_transits(measurements(rows).with_columns(n_antennas=pl.lit(14)))
+    assert points["n_antennas"].to_list() == [14.0] * 20
+
+
 def test_an_empty_table_gives_an_empty_table():
     """A day without observations is not an error."""
     assert combine_transits(measurements([("a", 61000.5, 1.0, 0.1, 1.0, 0.0)]).clear()).height == 0

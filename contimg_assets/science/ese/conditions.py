@@ -18,7 +18,7 @@ nothing of how much of the dip is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -40,6 +40,9 @@ _STEPS_TRIED = 40
 
 _REMAINING_DEPTH = 0.5
 """Beside a condition that causes a dip, less than this part of its depth is left."""
+
+_DECIMALS = 6
+"""No condition is known better: means of equal values that differ by rounding are no change."""
 
 _POINTS_MIN = 2
 """Points of known condition inside and outside a dip's half-maximum below which nothing can be said."""
@@ -99,6 +102,8 @@ def best_condition(series: Series, dip: Dip, floor: float) -> ConditionFit | Non
     ConditionFit or None
         None where no condition is known inside and outside the dip, or none changes.
     """
+    rounded = {name: np.round(values, _DECIMALS) for name, values in series.conditions.items()}
+    series = replace(series, conditions=rounded)
     fits = []
     names = _independent(series)
     for name in names:
