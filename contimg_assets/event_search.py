@@ -34,7 +34,7 @@ from contimg_assets.science.ese.carried import (
 from contimg_assets.science.ese.settings import SearchSettings
 from contimg_resources.products import Products, atomic_write
 from contimg_resources.store.connection import Store
-from contimg_resources.store.light_curves import marks_of_sources, points_of_sources
+from contimg_resources.store.light_curves import conditions_of_sources, marks_of_sources, points_of_sources
 
 _SOURCES_AT_ONCE = 10_000
 """Sources whose points are in memory together: 9 million points of five bands and half a year."""
@@ -112,7 +112,13 @@ def search_day(
     if changed.height:
         _keep(products, day, every)
     with_dips = every.filter(pl.col("dips").is_not_null())
-    points = points_of_sources(store, with_dips["source_id"].to_list(), end)
+    of_interest = with_dips["source_id"].to_list()
+    points = points_of_sources(store, of_interest, end).join(
+        conditions_of_sources(store, of_interest, end),
+        on=["source_id", "band", "epoch_mjd"],
+        how="left",
+        maintain_order="left",
+    )
     finds = finds_again(with_dips, points, settings)
     compared = searched_series(points_of_sources(store, sample_of(marks["source_id"], COMPARED), end), settings)
     newest = float(marks["newest_mjd"].to_numpy().max(initial=start))

@@ -33,7 +33,8 @@ class ScaledDay:
     """Measurements of a day with their factors, and how the methods compare."""
 
     measurements: pl.DataFrame
-    """Table forced_photometry with ``factor``, ``factor_err``, ``scale_method``."""
+    """Table forced_photometry with ``factor``, ``factor_err``, ``scale_method``, and of the observation ``n_antennas`` and
+    ``calibration_fallback`` (1 if any of its calibration tables was one)."""
     comparison: pl.DataFrame
     """Rows of table flux_scale_comparison."""
     expelled: dict[str, list[str]]
@@ -109,7 +110,11 @@ def scale_day(
     start, end = day_mjd_range(day)
     settings = FluxScaleSettings(min_references=minimum_references)
     measured = store.query(
-        "SELECT p.* EXCLUDE (run_id, code_version) FROM forced_photometry p JOIN flux_scale USING (observation_id, band)"
+        "SELECT p.* EXCLUDE (run_id, code_version), i.n_antennas, c.calibration_fallback"
+        " FROM forced_photometry p JOIN flux_scale USING (observation_id, band)"
+        " LEFT JOIN (SELECT observation_id, band, n_antennas FROM image) i USING (observation_id, band)"
+        " LEFT JOIN (SELECT observation_id, max(CASE WHEN fallback = 'none' THEN 0 ELSE 1 END) AS calibration_fallback"
+        " FROM calibration_use GROUP BY observation_id) c USING (observation_id)"
         " WHERE p.mjd >= ? AND p.mjd < ? ORDER BY band, observation_id, source_id",
         [start, end],
     )

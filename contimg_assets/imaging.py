@@ -104,7 +104,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         observation_id = store.query(
             "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
         ).item()
-        summary = measure_image(images, near, vis) | imaged.summary()
+        summary = measure_image(images, near, calibrated) | imaged.summary()
         rows = image_rows(images, summary, str(folder), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
@@ -159,6 +159,7 @@ def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
         "beam_minor_arcsec": full.beam.minor_arcsec,
         "beam_pa_deg": full.beam.pa_deg,
         "beam_over_resolution": full.beam.minor_arcsec / resolution_arcsec,
+        "n_antennas": vis.n_antennas_with_data,
         "n_known_sources": images.n_known_sources,
         "n_clean_components": images.n_clean_components,
         "n_major_cycles": images.n_major_cycles,
@@ -189,6 +190,7 @@ def image_rows(images: Any, summary: dict[str, Any], folder: str, observation_id
                 "n_clean_components": images.n_clean_components,
                 "astrometry_ra_arcsec": summary["astrometry_ra_arcsec"],
                 "astrometry_dec_arcsec": summary["astrometry_dec_arcsec"],
+                "n_antennas": summary["n_antennas"],
             }
             for plane in images.planes
         ],

@@ -37,7 +37,7 @@ MOST_PICTURES = 3
     check_specs=checks.LIGHT_CURVES,
     automation_condition=follows_only("flux_scale"),
     pool="store",
-    **per_day("variability", {"parquet", "duckdb"}, code_version="2"),
+    **per_day("variability", {"parquet", "duckdb"}, code_version="3"),
 )
 def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """One light-curve point per source, band and transit: the day's observations of each source combined.
@@ -46,7 +46,8 @@ def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) ->
     what is constant in them, and which of them vary, is learned from their raw photometry of this day and the 60 before
     it. Observations of one transit are combined by outlier-resistant inverse-variance weights. Statistical and
     systematic errors are kept apart. Non-detections are points. Writes Parquet and table light_curve: ``flux_jy``,
-    ``flux_err_jy``, ``flux_sys_err_jy``, ``n_observations``, ``flags`` (fallbacks of the scale among them); and table
+    ``flux_err_jy``, ``flux_sys_err_jy``, ``n_observations``, ``flags`` (fallbacks of the scale among them), and how it was
+    observed (``primary_beam``, ``separation_from_centre_deg``, ``n_antennas``, ``calibration_fallback``); and table
     flux_scale_comparison: each way to scale, tried on references it had not used. Read by variability_statistics and
     ese_candidates. Remade when photometry or flux scale of the day change; earlier photometry that changes makes it
     out of date.
@@ -149,7 +150,7 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
     check_specs=checks.ESE_CANDIDATES,
     automation_condition=FOLLOWS_THE_DAY,
     pool="store",
-    **per_day("variability", {"parquet", "duckdb"}, code_version="2"),
+    **per_day("variability", {"parquet", "duckdb"}, code_version="3"),
 )
 def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Candidates for extreme scattering events as of the end of the day, with a verdict each.
@@ -157,9 +158,9 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
     A bank of plasma-lens light curves is matched to every source against its own noise outside the event; the
     false-alarm probability is calibrated by simulation, with the noise of the light curves up to the day before.
     Sources without new points are not searched again. The sub-bands tell a lens (effect grows with wavelength
-    squared) from an achromatic dip; dips shared by many sources are systematic. Writes Parquet, table ese_candidate
-    (status set by people is kept) and appends to candidate_event. Read by quality_report and the portal. Remade when
-    light curves change.
+    squared) from an achromatic dip; dips shared by many sources, or made by how points were
+    observed, are systematic. Writes Parquet, table ese_candidate (status set by people is kept) and appends to
+    candidate_event. Read by quality_report and the portal. Remade when light curves change.
     """
     from contimg_assets.event_search import search_day
     from contimg_assets.science.ese.events import candidate_events

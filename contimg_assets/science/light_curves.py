@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from contimg_assets.science.ese.series import CONDITIONS
+
 TRANSIT_GAP_D = 0.25
 """Measurements of one source further apart than this belong to different transits."""
 
@@ -53,9 +55,11 @@ LIGHT_CURVE_SCHEMA = {
     "flux_sys_err_jy": pl.Float64,
     "n_observations": pl.Int32,
     "flags": pl.Int32,
+    **dict.fromkeys(CONDITIONS, pl.Float64),
 }
 """Columns of the table ``light_curve``. ``flags`` are those of the measurements (bits 0-15), joined, and the four
-above."""
+above. The last four are weighted means over the measurements, NULL where none is known: primary beam power, distance
+from the pointing centre, antennas with data, and the share of measurements that fallbacks of the calibration served."""
 
 _POINT = ["source_id", "epoch_mjd", "band"]
 
@@ -74,7 +78,8 @@ def combine_transits(measurements: pl.DataFrame) -> pl.DataFrame:
     measurements : polars.DataFrame
         One row per source, observation and band: ``source_id``, ``observation_id``, ``band``, ``mjd``,
         ``frequency_hz``, ``peak_flux_jy_beam``, ``peak_flux_err_jy_beam`` (statistical), ``factor``, ``factor_err``
-        (flux scale; the factor of a reference source leaves that source out), ``flags``. In any order.
+        (flux scale; the factor of a reference source leaves that source out), ``flags``; optional ``CONDITIONS``. In any
+        order.
 
     Returns
     -------
@@ -83,7 +88,8 @@ def combine_transits(measurements: pl.DataFrame) -> pl.DataFrame:
         negative. ``epoch_mjd`` is the noon of the UTC day, or the middle of the quarter of the day in which the
         transit began if a source has two transits on one day (once a year). ``mjd`` is the weighted mean time.
     """
-    measured = _with_epoch(measurements).with_columns(
+    unknown = [pl.lit(None, pl.Float64).alias(name) for name in CONDITIONS if name not in measurements.columns]
+    measured = _with_epoch(measurements.with_columns(unknown)).with_columns(
         flux=pl.col("peak_flux_jy_beam") / pl.col("factor"),
         stat=pl.col("peak_flux_err_jy_beam") / pl.col("factor").abs(),
     )
@@ -141,6 +147,7 @@ def _combine(usable: pl.DataFrame) -> pl.DataFrame:
     spread_err = (pl.col("total").get(low) ** 2 + pl.col("total").get(high) ** 2).sqrt()
     disagree = spread > _DISAGREEMENT_SIGMA * spread_err
     sys_err = ((w * pl.col("sys")) ** 2).sum().sqrt() / sum_w
+    conditions = [_mean_of_known(pl.col(name), w) for name in CONDITIONS]
     return weighted.group_by(_POINT, maintain_order=True).agg(
         ((w * pl.col("mjd")).sum() / sum_w).alias("mjd"),
         ((w * pl.col("frequency_hz")).sum() / sum_w).alias("frequency_hz"),
@@ -151,4 +158,11 @@ def _combine(usable: pl.DataFrame) -> pl.DataFrame:
         (pl.col("flags").cast(pl.Int32).bitwise_or() | pl.when(disagree).then(INCONSISTENT).otherwise(0)).alias(
             "flags"
         ),
+        *[mean.fill_nan(None).alias(name) for name, mean in zip(CONDITIONS, conditions, strict=True)],
     )
+
+
+def _mean_of_known(value: pl.Expr, weight: pl.Expr) -> pl.Expr:
+    """Weighted mean of what is not NULL; of equal values exactly that value, or a constant would seem to change."""
+    first = value.drop_nulls().first()
+    return first + (weight * (value - first)).sum() / weight.filter(value.is_not_null()).sum()

@@ -120,6 +120,12 @@ class Visibilities:
         """Sorted indices of antennas that occur in the data (slots without data are not antennas)."""
         return np.union1d(self.antenna1, self.antenna2).astype(np.int32)
 
+    @property
+    def n_antennas_with_data(self) -> int:
+        """Number of antennas with at least one datum that is not flagged."""
+        has_data = ~self.flags.all(axis=(1, 2))
+        return int(np.union1d(self.antenna1[has_data], self.antenna2[has_data]).size)
+
     def columns(self) -> dict[str, Any]:
         """The fields as a mapping without copying, as the writers of ``contimg_resources`` take it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

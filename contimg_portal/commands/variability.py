@@ -15,7 +15,15 @@ import typer
 from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 _REQUIRED = ("source_id", "mjd", "flux_jy", "flux_err_jy")
-_OPTIONAL = ("band", "frequency_hz", "flux_sys_err_jy")
+_OPTIONAL = (
+    "band",
+    "frequency_hz",
+    "flux_sys_err_jy",
+    "primary_beam",
+    "separation_from_centre_deg",
+    "n_antennas",
+    "calibration_fallback",
+)
 _SHOWN = (
     "candidate_id",
     "peak_mjd",

@@ -31,6 +31,9 @@ from contimg_resources.store.source_order import (
 
 _TABLE = "light_curve"
 _COLUMNS = ", ".join(("source_id", "band", *VALUES))
+CONDITIONS = ("primary_beam", "separation_from_centre_deg", "n_antennas", "calibration_fallback")
+"""How a point was observed; only asked for where something was found, and therefore not kept by source."""
+
 _SIZES = BlockSizes()
 _IN_PARTITIONS = "partition_key IN (SELECT unnest(?::VARCHAR[]))"
 
@@ -52,6 +55,21 @@ def points_of_sources(
 ) -> pl.DataFrame:
     """Points of some sources before a time, with the same columns in the same order."""
     return _points(store, source_ids, before_mjd, sizes)
+
+
+def conditions_of_sources(store: Store, source_ids: Sequence[str], before_mjd: float) -> pl.DataFrame:
+    """How the points of some sources before a time were observed; from the table itself, for few sources at a time.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``source_id``, ``band``, ``epoch_mjd`` and ``CONDITIONS``; sorted by the first three.
+    """
+    return store.query(
+        f"SELECT source_id, band, epoch_mjd, {', '.join(CONDITIONS)} FROM light_curve"  # noqa: S608 (constants)
+        " WHERE source_id IN (SELECT unnest(?::VARCHAR[])) AND mjd < ? ORDER BY source_id, band, epoch_mjd",
+        [list(source_ids), before_mjd],
+    )
 
 
 def marks_of_sources(store: Store, before_mjd: float, sizes: BlockSizes = _SIZES) -> pl.DataFrame:

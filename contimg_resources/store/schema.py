@@ -104,7 +104,7 @@ _TABLES = (
         f"""observation_id VARCHAR, band VARCHAR, {PROVENANCE}, path! VARCHAR, frequency_hz DOUBLE,
         beam_major_arcsec DOUBLE, beam_minor_arcsec DOUBLE, beam_pa_deg DOUBLE, rms_jy_beam DOUBLE,
         thermal_rms_jy_beam DOUBLE, dynamic_range DOUBLE, n_clean_components INTEGER, astrometry_ra_arcsec DOUBLE,
-        astrometry_dec_arcsec DOUBLE""",
+        astrometry_dec_arcsec DOUBLE, n_antennas INTEGER""",
     ),
     _table(
         "mosaic",
@@ -176,7 +176,8 @@ _TABLES = (
         "light_curve",
         "source_id epoch_mjd band",
         f"""source_id VARCHAR, epoch_mjd DOUBLE, band VARCHAR, {PROVENANCE}, mjd! DOUBLE, frequency_hz DOUBLE,
-        flux_jy DOUBLE, flux_err_jy DOUBLE, flux_sys_err_jy DOUBLE, n_observations INTEGER, flags! INTEGER""",
+        flux_jy DOUBLE, flux_err_jy DOUBLE, flux_sys_err_jy DOUBLE, n_observations INTEGER, flags! INTEGER,
+        primary_beam DOUBLE, separation_from_centre_deg DOUBLE, n_antennas DOUBLE, calibration_fallback DOUBLE""",
         is_indexed=False,
     ),
     _table(

@@ -161,6 +161,24 @@ def test_other_settings_search_everything_again(made_in_order):
     assert looser.candidates.height >= found[DAYS[-1]].candidates.height
 
 
+def test_a_dip_of_fewer_antennas_is_systematic(rows, tmp_path):
+    """How points were observed is read from the store for what was found: flux with the square of the antennas is ours."""
+    antennas = pl.when(pl.col("mjd").floor().is_between(FIRST_DAY + 14, FIRST_DAY + 20)).then(72.0).otherwise(96.0)
+    rng = np.random.default_rng(8)
+    time = tables.sidereal_days(30)
+    gain = np.where((time >= FIRST_DAY + 14) & (time < FIRST_DAY + 21), (72.0 / 96.0) ** 2, 1.0)
+    ours = tables.all_bands("dip", time, lambda _: gain, 0.02, rng).with_columns(
+        epoch_mjd=pl.col("mjd").floor() + 0.5, n_observations=pl.lit(3), flags=pl.lit(0)
+    )
+    observed = pl.concat([rows.filter(pl.col("source_id") != "dip"), ours]).with_columns(
+        n_antennas=pl.when(pl.col("source_id") == "dip").then(antennas).otherwise(96.0)
+    )
+    day = Telescope(tmp_path, observed, DAYS[-1]).search(DAYS[-1])
+    verdicts = dict(day.candidates.select("source_id", "verdict").iter_rows())
+    assert verdicts["dip"] == "systematic"
+    assert verdicts["lens"] == "ese"
+
+
 def test_a_store_without_points_has_no_candidates(tmp_path):
     """Nothing observed, nothing found."""
     telescope = Telescope(tmp_path, campaign().clear(), -1)

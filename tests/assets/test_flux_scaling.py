@@ -256,6 +256,23 @@ def test_dagster_knows_which_photometry_a_day_of_light_curves_uses():
     assert [(one.start, one.end) for one in ranges] == [("2026-01-14T00:00", "2026-03-15T23:55")]
 
 
+def test_measurements_know_how_they_were_observed(store):
+    """Antennas come from the image of the band, the fallback from either table; NULL where neither is known."""
+    catalogue, true = catalogue_and_truth(3)
+    for tile in range(3):
+        write_observation(store, catalogue, photometry(catalogue, true, 0, tile))
+    for tile, fallbacks in enumerate((("none", "none"), ("none", "bandpass_only"))):
+        names = [f"day 0 tile {tile}"] * 2
+        key = f"window {tile}"
+        image = pl.DataFrame({"observation_id": names[:1], "band": "full", "path": "i", "n_antennas": 96 - tile})
+        store.replace("image", image, partition_key=key)
+        used = pl.DataFrame({"observation_id": names, "kind": ["B", "G"], "fallback": fallbacks})
+        store.replace("calibration_use", used, partition_key=key)
+    measured = scale_day(store, catalogue, day_partition(FIRST_MJD)).measurements
+    known = measured.select("observation_id", "n_antennas", "calibration_fallback").unique().sort("observation_id")
+    assert known.drop("observation_id").rows() == [(96, 0), (95, 1), (None, None)]
+
+
 def test_a_day_without_observations_has_no_rows(store):
     """Nothing measured, nothing scaled."""
     catalogue, _ = catalogue_and_truth(7)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from contimg_assets.arrivals import observe_arrivals
+from contimg_assets.science.ese.series import CONDITIONS
 from contimg_sensors.arrivals import catalogue_requests, observation_requests
 
 MEASUREMENTS = ("image", "forced_photometry", "flux_scale", "calibration_table", "calibration_use", "light_curve")
@@ -45,6 +46,10 @@ def test_everything_is_made_and_can_be_made_again(telescope):
     status = telescope.observatory.store.query("SELECT DISTINCT status FROM observation")["status"].to_list()
     assert status == ["processed"]
     assert set(before["image"]["band"]) == {"full", "band0", "band1", "band2", "band3"}
+    known = before["light_curve"].filter(pl.col("flux_jy").is_not_null()).select(CONDITIONS)
+    assert known.height > 0
+    assert known.null_count().row(0) == (0,) * len(CONDITIONS)
+    assert known["n_antennas"].max() == before["image"]["n_antennas"].max()
 
     assert telescope.run("observation_job", field).success
     assert telescope.run("daily_job", day).success

@@ -5,6 +5,7 @@ import polars as pl
 
 from contimg_assets.science.ese.chromaticity import fit_chromaticity
 from contimg_assets.science.ese.detect import find_dip
+from contimg_assets.science.ese.lens_posterior import LOG_ALPHA_RANGE, SOURCE_FWHM_RANGE
 from contimg_assets.science.ese.noise import noise_grid
 from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows
@@ -137,18 +138,22 @@ def lens_population(n_days, n_event, rng):
     )
 
 
-def lens_parameter_pulls(n_event, rng, *, error=0.05):
-    """Pulls (n, 2) of strength and crossing time in ln, and whether the 68 per cent intervals hold them.
+def lens_parameter_pulls(n_event, rng, *, error=0.05, like_the_prior=False):
+    """Pulls (n, 2) of strength and crossing time in ln, and whether the 68 and 95 per cent intervals (n, 2, 2) hold them.
 
     Lenses of ``lens_population`` crossing in 3-10 d, in the middle of 120 days, in four sub-bands and their mean;
-    each is found and fitted as any other. Events that are not found (below 7 sigma) do not count.
+    each is found and fitted as any other. Events that are not found (below 7 sigma) do not count. ``like_the_prior``
+    draws strength, source and compact fraction as the prior of the fit has them: intervals are then as wide as they
+    should be on average, if the posterior is computed correctly (Cook, Gelman & Rubin 2006).
     """
+    strengths = np.exp(LOG_ALPHA_RANGE) if like_the_prior else (0.5, 30.0)
+    sizes, least_fraction = (SOURCE_FWHM_RANGE, 0.0) if like_the_prior else ((0.3, 1.5), 0.4)
     time = sidereal_days(120)
     settings = SearchSettings()
     pulls, inside = [], []
     while len(pulls) < n_event:
-        alpha, width_d = np.exp(rng.uniform(*np.log((0.5, 30.0)))), np.exp(rng.uniform(*np.log((3.0, 10.0))))
-        size, fraction, peak = rng.uniform(0.3, 1.5), rng.uniform(0.4, 1.0), time[60] + rng.uniform(-5.0, 5.0)
+        alpha, width_d = np.exp(rng.uniform(*np.log(strengths))), np.exp(rng.uniform(*np.log((3.0, 10.0))))
+        size, fraction, peak = rng.uniform(*sizes), rng.uniform(least_fraction, 1.0), time[60] + rng.uniform(-5.0, 5.0)
 
         def gain_at(hz, lens=(peak, width_d, alpha, size), fraction=fraction):
             return light_curve_gain(time, *lens, hz, FULL_BAND_HZ, fraction)
@@ -159,9 +164,12 @@ def lens_parameter_pulls(n_event, rng, *, error=0.05):
         if dip is None or dip.significance < 7.0 or not dip.is_credible:
             continue
         fit = fit_chromaticity(parts, dip, FULL_BAND_HZ, settings.fractional_error_floor)
-        known = ((alpha, fit.alpha, fit.alpha_range), (width_d, fit.lens_width_d, fit.lens_width_range_d))
-        pulls.append([2.0 * np.log(found / true) / np.log(ends[1] / ends[0]) for true, found, ends in known])
-        inside.append([ends[0] < true < ends[1] for true, _, ends in known])
+        known = (
+            (alpha, fit.alpha, fit.alpha_range, fit.alpha_range_95),
+            (width_d, fit.lens_width_d, fit.lens_width_range_d, fit.lens_width_range_95_d),
+        )
+        pulls.append([2.0 * np.log(found / true) / np.log(ends[1] / ends[0]) for true, found, ends, _ in known])
+        inside.append([[low < true < high for low, high in ends] for true, _, *ends in known])
     return np.array(pulls), np.array(inside)
 
 

@@ -145,6 +145,7 @@ def test_quality_counts_existing_antennas_only(rng):
         antenna_names=(*data.antenna_names, "empty"),
         antenna_positions_m=np.vstack([data.antenna_positions_m, data.antenna_positions_m[:1]]),
     )
+    assert data.n_antennas_with_data == 9
     quality = solution_quality(solve_gains(data, model, SolveSettings()), data.existing_antennas)
     assert quality["solved_fraction"] == pytest.approx(0.9)
     assert quality["flagged_fraction"] == pytest.approx(0.1)

@@ -315,7 +315,14 @@ def test_chromaticity_has_the_right_sign(kind, rng):
 def a_dip(**changes):
     """A plain dip for the rules of verdict."""
     known = {"significance": 9.0, "peak_mjd": 61020.0, "fwhm_d": 8.0, "depth": 0.5, "level": 1.0, "shape": 3}
-    known |= {"red_rms": 0.01, "error_scale": 1.0, "likelihood_ratio": 81.0, "n_core": 8, "is_credible": True}
+    known |= {
+        "red_rms": 0.01,
+        "red_tau_d": 5.0,
+        "error_scale": 1.0,
+        "likelihood_ratio": 81.0,
+        "n_core": 8,
+        "is_credible": True,
+    }
     return Dip(**(known | changes))
 
 

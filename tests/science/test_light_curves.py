@@ -116,6 +116,27 @@ def test_pulls_of_combined_points_have_unit_scatter(rng):
     assert float(np.mean(pull.to_numpy())) == pytest.approx(0.0, abs=0.08)
 
 
+def test_conditions_are_weighted_means_of_what_is_known():
+    """Weights 100 and 25 of two tiles: beam (100 x 0.9 + 25 x 0.4) / 125 = 0.8; the antennas of the one tile that says."""
+    table = measurements([("a", 61000.5, 1.0, 0.1, 1.0, 0.0), ("a", 61000.504, 1.3, 0.2, 1.0, 0.0)]).with_columns(
+        primary_beam=pl.Series([0.9, 0.4]),
+        n_antennas=pl.Series([None, 94], dtype=pl.Int32),
+        calibration_fallback=pl.Series([0, 1], dtype=pl.Int32),
+    )
+    point = combine_transits(table).row(0, named=True)
+    assert point["primary_beam"] == pytest.approx(0.8)
+    assert point["n_antennas"] == pytest.approx(94.0)
+    assert point["calibration_fallback"] == pytest.approx(0.2)
+    assert point["separation_from_centre_deg"] is None
+
+
+def test_a_constant_condition_stays_exactly_constant(rng):
+    """Means of 14 antennas with weights of all sizes are 14, not 14.000000000000002: nothing has changed."""
+    rows = [("a", 61000.5 + k // 3 + 0.004 * (k % 3), 1.0, rng.uniform(0.01, 0.1), 1.0, 0.0) for k in range(60)]
+    points = combine_transits(measurements(rows).with_columns(n_antennas=pl.lit(14)))
+    assert points["n_antennas"].to_list() == [14.0] * 20
+
+
 def test_an_empty_table_gives_an_empty_table():
     """A day without observations is not an error."""
     assert combine_transits(measurements([("a", 61000.5, 1.0, 0.1, 1.0, 0.0)]).clear()).height == 0

@@ -17,6 +17,7 @@ import polars as pl
 
 from contimg_assets.science.errors import DataError
 from contimg_assets.science.ese.chromaticity import ChromaticFit, fit_chromaticity
+from contimg_assets.science.ese.conditions import best_condition
 from contimg_assets.science.ese.scan import Find, scan
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows
 from contimg_assets.science.ese.settings import SearchSettings
@@ -27,6 +28,7 @@ from contimg_assets.science.ese.verdict import (
     judge,
     low_points_elsewhere,
     recurs_yearly,
+    systematic_cause,
 )
 
 CANDIDATE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -78,8 +80,8 @@ def find_candidates(
     Parameters
     ----------
     light_curve : polars.DataFrame
-        ``source_id``, ``mjd``, ``flux_jy``, ``flux_err_jy``; optional ``band``, ``frequency_hz``, ``flux_sys_err_jy``.
-        Rows may be in any order.
+        ``source_id``, ``mjd``, ``flux_jy``, ``flux_err_jy``; optional ``band``, ``frequency_hz``, ``flux_sys_err_jy``
+        and the ``series.CONDITIONS``. Rows may be in any order.
     as_of_mjd : float
         Later points are not looked at.
     rng : numpy.random.Generator
@@ -198,6 +200,7 @@ def _record(find: Find, found: list[Find], compared: list[Series], settings: Sea
         *common_mode_depth(others, dip),
         recurs_yearly(dip, own),
         *low_points_elsewhere(find.searched.raw, series, own, dip),
+        best_condition(series, dip, settings.fractional_error_floor),
     )
     bank = template_bank(fine=True)
     alpha = fit.alpha if fit else float(bank.alpha[dip.shape])
@@ -239,6 +242,7 @@ def _evidence(find: Find, fit: ChromaticFit | None, around: Surroundings) -> str
         "dip": asdict(find.dip),
         "lens_fit": asdict(fit) if fit else None,
         "surroundings": asdict(around),
+        "systematic_cause": systematic_cause(find.dip, around),
         "points": [_points(s) for s in {s.band: s for s in [series, *bands]}.values()],
     }
     return json.dumps(_without_nan(snapshot), sort_keys=True)

@@ -69,11 +69,15 @@ class ChromaticFit:
     alpha_range: tuple[float, float]
     """Its ends."""
 
+    alpha_range_95: tuple[float, float]
+    """Ends of the central 95 per cent."""
+
     lens_width_d: float
     """Time to cross one lens radius, d: median of its posterior."""
 
     lens_width_err_d: float
     lens_width_range_d: tuple[float, float]
+    lens_width_range_95_d: tuple[float, float]
     """As for ``alpha``."""
 
     source_fwhm: float
@@ -195,9 +199,11 @@ def fit_chromaticity(bands: list[Series], dip: Dip, reference_hz: float, common_
         alpha=strength.value,
         alpha_err=strength.error,
         alpha_range=(strength.low, strength.high),
+        alpha_range_95=(strength.lowest, strength.highest),
         lens_width_d=crossing.value,
         lens_width_err_d=crossing.error,
         lens_width_range_d=(crossing.low, crossing.high),
+        lens_width_range_95_d=(crossing.lowest, crossing.highest),
         source_fwhm=source_fwhm,
         compact_fraction=fraction,
         peak_mjd=peak,

@@ -58,6 +58,9 @@ class Dip:
     red_rms: float
     """Rms of the red noise beside the dip."""
 
+    red_tau_d: float
+    """Its memory, d."""
+
     error_scale: float
     """Factor by which the quoted errors are too small beside the dip."""
 
@@ -215,6 +218,7 @@ def _describe(
         level=float(level),
         shape=shape,
         red_rms=float(models[int(model), 0] * scale) if np.isfinite(model) else float("nan"),
+        red_tau_d=float(models[int(model), 1]) if np.isfinite(model) else float("nan"),
         error_scale=float(scale),
         likelihood_ratio=float(ratio),
         n_core=int(np.sum(np.abs(series.time_mjd - peak) <= 0.5 * width)),

@@ -37,21 +37,23 @@ _NODES = (16, 6, 11)
 _NEGLIGIBLE = 9.0
 """Log-posterior below the highest at which a node is left out of the next grid,"""
 
-_STEPPED_OVER = (0.2, 0.05, 0.01, 0.0)
+_STEPPED_OVER = (0.6, 0.15, 0.03, 0.0)
 """and times significance^2 more, grid by grid: a coarse grid may step over the peak by this much."""
 
 _FRACTION_MAX = 1.3
-_ONE_SIGMA = (0.1587, 0.8413)
+_QUANTILES = (0.025, 0.1587, 0.5, 0.8413, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A median and the half-length of the central 68 per cent, with its ends."""
+    """A median and the half-length of the central 68 per cent, with its ends and those of the central 95 per cent."""
 
     value: float
     error: float
     low: float
     high: float
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +158,7 @@ def _dip_fwhm(log_alpha: float, source_fwhm: float) -> float:
 
 
 def _measured(log_value: NDArray[np.float64], weight: NDArray[np.float64], axis: NDArray[np.float64]) -> Measured:
-    """Median and central 68 per cent of a positive parameter; each node is spread evenly over a step of its axis."""
+    """Median and central intervals of a positive parameter; each node is spread evenly over a step of its axis."""
     step = float(axis[1] - axis[0])
     order = np.argsort(log_value, axis=None, kind="stable")
     x, p = log_value.ravel()[order], weight.ravel()[order]
@@ -168,9 +170,8 @@ def _measured(log_value: NDArray[np.float64], weight: NDArray[np.float64], axis:
     high = np.searchsorted(x, nodes + 0.5 * step)
     partly = (nodes / step + 0.5) * (below[high] - below[low]) - (moment[high] - moment[low]) / step
     share = (below[low] + partly) / below[-1]
-    ends = np.interp([_ONE_SIGMA[0], 0.5, _ONE_SIGMA[1]], share, nodes)
-    first, middle, last = (float(v) for v in np.exp(ends))
-    return Measured(middle, 0.5 * (last - first), first, last)
+    lowest, first, middle, last, highest = (float(v) for v in np.exp(np.interp(_QUANTILES, share, nodes)))
+    return Measured(middle, 0.5 * (last - first), first, last, lowest, highest)
 
 
 @numba.njit(cache=True)

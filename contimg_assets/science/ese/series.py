@@ -9,7 +9,7 @@ further apart (2.25 and 8.3 GHz) are searched each on its own, which counts as m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -22,6 +22,9 @@ FULL_BAND = "full"
 
 SAME_BAND_RATIO = 1.5
 """Frequencies closer than this show nearly the same event and are searched together."""
+
+CONDITIONS = ("primary_beam", "separation_from_centre_deg", "n_antennas", "calibration_fallback")
+"""Columns that say how a point was observed; a table may lack any of them."""
 
 _POINTS_FOR_OUTLIERS = 8
 _ERROR_OF_DIFFERENCE = 1.2
@@ -49,9 +52,18 @@ class Series:
 
     median_jy: float
 
+    conditions: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """How each point was observed, by name of ``CONDITIONS``; NaN where it is not known."""
+
     def select(self, keep: NDArray[np.bool_]) -> Series:
         """The same series with some points left out."""
-        return replace(self, time_mjd=self.time_mjd[keep], value=self.value[keep], error=self.error[keep])
+        return replace(
+            self,
+            time_mjd=self.time_mjd[keep],
+            value=self.value[keep],
+            error=self.error[keep],
+            conditions={name: known[keep] for name, known in self.conditions.items()},
+        )
 
     def with_floor(self, floor: float) -> NDArray[np.float64]:
         """Errors with a fractional floor added in quadrature, contiguous."""
@@ -61,7 +73,8 @@ class Series:
 def usable_rows(light_curve: pl.DataFrame, as_of_mjd: float) -> pl.DataFrame:
     """Rows with a finite flux density and a positive error up to a time, sorted by source, band and time.
 
-    Optional columns get their neutral value: band ``full``, frequency NULL, no systematic error.
+    Optional columns get their neutral value: band ``full``, frequency NULL, no systematic error. Those of ``CONDITIONS``
+    are passed on where they exist.
     """
     defaults = {"band": pl.lit(FULL_BAND), "frequency_hz": pl.lit(None, pl.Float64), "flux_sys_err_jy": pl.lit(0.0)}
     missing = [value.alias(name) for name, value in defaults.items() if name not in light_curve.columns]
@@ -73,6 +86,7 @@ def usable_rows(light_curve: pl.DataFrame, as_of_mjd: float) -> pl.DataFrame:
             pl.col("frequency_hz").cast(pl.Float64),
             *[pl.col(name).cast(pl.Float64) for name in ("mjd", "flux_jy", "flux_err_jy")],
             pl.col("flux_sys_err_jy").cast(pl.Float64).fill_null(0.0).fill_nan(0.0),
+            *[pl.col(name).cast(pl.Float64) for name in CONDITIONS if name in light_curve.columns],
         )
         .filter(
             pl.col("mjd").is_finite()
@@ -93,6 +107,7 @@ def source_series(rows: pl.DataFrame) -> list[list[Series]]:
     # Read-only arrays would make numba compile everything a second time.
     flux, time = rows["flux_jy"].to_numpy(), rows["mjd"].to_numpy(writable=True)
     error = np.hypot(rows["flux_err_jy"].to_numpy(), rows["flux_sys_err_jy"].to_numpy())
+    conditions = {name: rows[name].fill_null(np.nan).to_numpy() for name in CONDITIONS if name in rows.columns}
     found: dict[str, list[Series]] = {}
     end = 0
     for source_id, band, n, median, frequency in groups.iter_rows():
@@ -100,7 +115,16 @@ def source_series(rows: pl.DataFrame) -> list[list[Series]]:
         if median > 0.0:
             part = slice(start, end)
             known = float("nan") if frequency is None else frequency
-            series = Series(source_id, band, known, time[part], flux[part] / median, error[part] / median, median)
+            series = Series(
+                source_id,
+                band,
+                known,
+                time[part],
+                flux[part] / median,
+                error[part] / median,
+                median,
+                {name: column[part] for name, column in conditions.items()},
+            )
             found.setdefault(source_id, []).append(series)
     return list(found.values())
 
@@ -132,7 +156,11 @@ def _average(group: list[Series]) -> Series:
     mean = np.bincount(epoch, weight * value) / total
     frequency = float(np.mean([s.frequency_hz for s in group]))
     median = float(np.median([s.median_jy for s in group]))
-    return Series(group[0].source_id, "combined", frequency, epochs, mean, 1.0 / np.sqrt(total), median)
+    conditions = {
+        name: np.bincount(epoch, weight * np.concatenate([s.conditions[name] for s in group])) / total
+        for name in group[0].conditions
+    }
+    return Series(group[0].source_id, "combined", frequency, epochs, mean, 1.0 / np.sqrt(total), median, conditions)
 
 
 def without_outliers(series: Series, floor: float) -> Series:

@@ -35,11 +35,13 @@ _FINE = (tuple(np.geomspace(0.4, 45.0, 12).tolist()), (0.3, 0.5, 0.8, 1.2, 1.8))
 FLARE_ASYMMETRIES = (0.2, 1.0, 5.0)
 """Rise time over decay time of the rival flares; 1 is a Gaussian."""
 
-GRID_LOG_ALPHA = (-3.0, 4.7, 78)
+GRID_LOG_ALPHA = (-3.0, 4.7, 232)
 GRID_SOURCE_FWHM = (0.3, 2.1, 13)
-GRID_POSITION = (0.0, 20.0, 501)
+GRID_POSITION = (0.0, 20.0, 1001)
 """First, last and number of nodes of the gain table: natural logarithm of alpha, source FWHM and position in lens
-radii. A strong lens has an outer caustic near 0.72 + 0.43 alpha: 18 radii for alpha 40."""
+radii. A strong lens has an outer caustic near 0.72 + 0.43 alpha: 18 radii for alpha 40. Between two strengths it moves by
+a third of the source's sigma for alpha 10 and a small source; three times as far, and fits of strong lenses were off by
+up to 30 in chi-square at their true parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,11 +2,11 @@
 
 What belongs here: the rules. What does not: the measurements they rest on.
 
-In this order: a dip that the other sources show too, that comes back every year, or that is one of many glitches is
-ours (``systematic``); a dip that is one of many, or barely stands out of the red noise beside it, is
-``scintillation``; a dip that grows with wavelength as plasma's does is an ``ese``; one that does not is
-``achromatic`` (a U shape alone proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to
-tell, there is no verdict.
+In this order: a dip that the other sources show too, that comes back every year, that is one of many glitches, or
+that how its points were observed explains (tile edge, antennas, calibration: ``conditions``) is ours
+(``systematic``); a dip that is one of many, or barely stands out of the red noise beside it, is ``scintillation``; a
+dip that grows with wavelength as plasma's does is an ``ese``; one that does not is ``achromatic`` (a U shape alone
+proves nothing: Vedantham et al. 2017, ApJ 845, 89, J1415+1320). Without the bands to tell, there is no verdict.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from contimg_assets.science.constants import MAD_TO_SIGMA
 from contimg_assets.science.ese.chromaticity import ChromaticFit
+from contimg_assets.science.ese.conditions import ConditionFit
 from contimg_assets.science.ese.detect import Dip
 from contimg_assets.science.ese.series import Series
 from contimg_assets.science.ese.settings import SearchSettings
@@ -91,6 +92,9 @@ class Surroundings:
     n_glitches_elsewhere: int
     """Those of them that are isolated glitches."""
 
+    condition: ConditionFit | None = None
+    """The condition of observing that explains the light curve best, if any is known and changes."""
+
 
 def low_points_elsewhere(raw: Series, clean: Series, dips: list[Dip], dip: Dip) -> tuple[int, int]:
     """Points below the half-depth outside all candidates, and how many of them were left out as glitches."""
@@ -100,6 +104,22 @@ def low_points_elsewhere(raw: Series, clean: Series, dips: list[Dip], dip: Dip) 
         elsewhere &= np.abs(raw.time_mjd - other.peak_mjd) > 1.5 * other.fwhm_d
     low = raw.time_mjd[elsewhere]
     return int(low.size), int(np.sum(~np.isin(low, clean.time_mjd)))
+
+
+def systematic_cause(dip: Dip, around: Surroundings) -> str | None:
+    """What of ours made a dip: ``other_sources``, ``yearly``, ``glitches``, or the name of a condition; None if nothing did."""
+    common, common_err = around.common_mode_depth, around.common_mode_depth_err
+    if np.isfinite(common) and common > COMMON_MODE_FRACTION * dip.depth and common > 3.0 * common_err:
+        return "other_sources"
+    if around.recurs_yearly:
+        return "yearly"
+    if _is_one_of_many(dip, around) and 2 * around.n_glitches_elsewhere >= around.n_low_elsewhere:
+        return "glitches"
+    return around.condition.condition if around.condition and around.condition.is_cause else None
+
+
+def _is_one_of_many(dip: Dip, around: Surroundings) -> bool:
+    return around.n_low_elsewhere >= max(dip.n_core, _LOW_ELSEWHERE_MIN)
 
 
 def judge(dip: Dip, fit: ChromaticFit | None, around: Surroundings, settings: SearchSettings) -> str | None:
@@ -112,7 +132,7 @@ def judge(dip: Dip, fit: ChromaticFit | None, around: Surroundings, settings: Se
     fit : ChromaticFit or None
         Comparison of the bands, if there are any.
     around : Surroundings
-        The other sources and the other times.
+        The other sources, the other times and how the points were observed.
     settings : SearchSettings
         ``chromaticity_min`` applies, to both sides.
 
@@ -121,12 +141,9 @@ def judge(dip: Dip, fit: ChromaticFit | None, around: Surroundings, settings: Se
     str or None
         ``systematic``, ``scintillation``, ``ese``, ``achromatic``, or None where the bands do not decide.
     """
-    common, common_err = around.common_mode_depth, around.common_mode_depth_err
-    shared = bool(np.isfinite(common) and common > COMMON_MODE_FRACTION * dip.depth and common > 3.0 * common_err)
-    one_of_many = around.n_low_elsewhere >= max(dip.n_core, _LOW_ELSEWHERE_MIN)
-    if shared or around.recurs_yearly or (one_of_many and 2 * around.n_glitches_elsewhere >= around.n_low_elsewhere):
+    if systematic_cause(dip, around):
         return "systematic"
-    if one_of_many or dip.depth < _RED_NOISE_MARGIN * dip.red_rms:
+    if _is_one_of_many(dip, around) or dip.depth < _RED_NOISE_MARGIN * dip.red_rms:
         return "scintillation"
     if fit is None or abs(fit.chromaticity) < settings.chromaticity_min:
         return None
