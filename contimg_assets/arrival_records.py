@@ -121,10 +121,7 @@ def record_arrivals(
         row, facts = _judged(group, scene, rules, observatory, now, is_straggler=group.observation_id in small)
         observations.append(row)
         raw_files += [_file_row(file, group, scene.files[file.name]) for file in group.files]
-        before = scene.previous.get(group.observation_id, {})
-        if (row["status"], row["reason_code"]) != (before.get("status"), before.get("reason_code")) or (
-            row["status"] != "collecting" and scene.fresh & {file.name for file in group.files}
-        ):
+        if facts is not None:
             decisions.append(_decision_row(row, facts, now))
     superseded, emptied = _without_files(groups, scene)
     observations += emptied
@@ -233,8 +230,8 @@ def _judged(
     now: datetime,
     *,
     is_straggler: bool,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Row of table ``observation`` of one group, and the facts it was decided on."""
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Row of table ``observation`` of one group, and the facts of a decision that is news (else None)."""
     origins = {scene.observation_of[file.name] for file in group.files if file.name in scene.observation_of}
     earlier = [scene.previous[name] for name in sorted(origins)]
     first_seen_at = min((row["first_seen_at"] for row in earlier if row["first_seen_at"]), default=now)
@@ -250,15 +247,20 @@ def _judged(
         "first_seen_at": first_seen_at,
     }
     usable_news = any(file.name in scene.fresh and not file.reason_code for file in group.files)
+    facts = None
+    # What was ready once stays as it is (processed, or refused by its run) until a usable file comes or goes.
     if not before.get("complete_at") or usable_news or group.observation_id in scene.gone or len(origins) > 1:
         row |= {"status": decided.decision, "reason_code": decided.reason_code or None}
         if decided.decision == "ready":
             row["complete_at"] = now
+        is_news = any(row[name] != before.get(name) for name in ("observation_id", "status", "reason_code"))
+        if is_news or (usable_news and decided.decision != "collecting"):
+            facts = facts_of(group, rules, waited_s=waited_s, is_straggler=is_straggler)
     described = [scene.files[file.name] for file in group.files if not file.reason_code]
     described = [item for item in described if item.site_deg_m[0] == item.site_deg_m[0]]
-    if described:
+    if described and before.get("pointing_dec_deg") is None:
         row |= _pointing(described[0], observatory)
-    return row, facts_of(group, rules, waited_s=waited_s, is_straggler=is_straggler)
+    return row, facts
 
 
 def _without_files(groups: list[ObservationGroup], scene: _Scene) -> tuple[list[str], list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ again.
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,16 +40,14 @@ def examine(path: Path, telescope_names: Sequence[str]) -> ExaminedFile | None:
     name_mjd, subband = parse_file_name(path.name) or (float("nan"), None)
     try:
         found = path.stat()
-        state = {"path": path, "bytes": found.st_size, "modified_us": found.st_mtime_ns // 1000}
+        bare = ExaminedFile(path, found.st_size, name_mjd, subband, modified_us=found.st_mtime_ns // 1000)
         header = read_subband_header(path)
     except RawFileError as error:
-        return ExaminedFile(**state, name_mjd=name_mjd, subband=subband, reason_code=error.reason_code)
+        return replace(bare, reason_code=error.reason_code)
     except (FileNotFoundError, ProductMissingError):
         return None
-    return ExaminedFile(
-        **state,
-        name_mjd=name_mjd,
-        subband=subband,
+    return replace(
+        bare,
         start_mjd=header.start_mjd,
         duration_s=header.n_time * header.integration_s,
         pointing_dec_deg=header.pointing_dec_deg,

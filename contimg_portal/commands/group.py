@@ -86,17 +86,15 @@ def replayed_decisions() -> dict[str, Any]:
 
     store = Store(Products(load_settings().data).store_path)
     recorded = store.query(
-        "SELECT decision_id, observation_id, at, decision, coalesce(reason_code, '') AS reason_code, n_subbands, files"
-        " FROM arrival_decision WHERE decision <> 'superseded' AND files <> '{}' ORDER BY at, observation_id"
+        "SELECT decision_id, observation_id, \"at\", decision, coalesce(reason_code, '') AS reason_code, n_subbands, files"
+        " FROM arrival_decision WHERE decision <> 'superseded' AND files <> '{}' ORDER BY \"at\", observation_id"
     )
     kept = store.query("SELECT count(*) FROM arrival_decision").item()
     differences = []
     for row in recorded.iter_rows(named=True):
         decided, n_subbands = decide_again(json.loads(row["files"]))
         today = ("several observations", "") if decided is None else (decided.decision, decided.reason_code)
-        # A status that outlived the news (already processed, or refused by its run) is not the rule's decision.
-        was_kept = row["decision"] == "processed"
-        if not was_kept and (*today, n_subbands) != (row["decision"], row["reason_code"], row["n_subbands"]):
+        if (*today, n_subbands) != (row["decision"], row["reason_code"], row["n_subbands"]):
             differences.append(
                 {
                     "decision_id": row["decision_id"],
