@@ -153,7 +153,7 @@ def copy_materializations(instance: Any, asset: str, partitions: list[str]) -> N
     import dagster as dg
 
     instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partitions[0]))
-    [path] = (HOME / "history").rglob("index.db")
+    path = HOME / "history" / "event_log.db"
     with closing(sqlite3.connect(path)) as database, database:
         columns = "run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition"
         row = list(

@@ -15,7 +15,7 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.folder_watch import FolderWatch
 
 EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
-START = datetime(2026, 2, 20, 6, 0, tzinfo=UTC)
+START = datetime(2026, 2, 20, 6, 1, tzinfo=UTC)
 
 
 def mjd(when: datetime) -> float:

@@ -15,7 +15,7 @@ from contimg_portal.commands.group import replayed_decisions
 from contimg_resources.configurable import Observatory
 from contimg_resources.raw_files import read_inventory
 
-TICK_S = 600.0
+TICK_S = 1800.0
 """Of the telescope's time."""
 ZERO_BYTE_ROWS = {"2026-01-25T01:00:00": 240, "2026-01-25T09:00:00": 80}
 """Rows of the whole inventory (telescope.md 1.4) that the copy cut to 11-15 February does not hold."""

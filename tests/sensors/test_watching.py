@@ -38,15 +38,15 @@ def test_a_broken_file_that_came_first_joins_its_observation(raw_folder: RawFold
     """Known by its name alone, it makes an observation that the whole files, with their header's time, supersede."""
     raw_folder.put(START, 0, b"", name_s=25.0)
     raw_folder.tick(after_s=61.0)
-    assert raw_folder.rows("SELECT observation_id, status FROM observation") == [("2026-02-20T06:00:25", "collecting")]
+    assert raw_folder.rows("SELECT observation_id, status FROM observation") == [("2026-02-20T06:01:25", "collecting")]
     content = raw_bytes(raw_folder.root, START)
     for subband in range(1, 16):
         raw_folder.put(START, subband, content)
     raw_folder.tick()
-    assert raw_folder.rows("SELECT observation_id, n_subbands FROM observation") == [("2026-02-20T06:00:00", 15)]
+    assert raw_folder.rows("SELECT observation_id, n_subbands FROM observation") == [("2026-02-20T06:01:00", 15)]
     decisions = raw_folder.decisions()
     assert decisions.select("observation_id", "decision", "reason_code").rows()[-1] == (
-        "2026-02-20T06:00:25",
+        "2026-02-20T06:01:25",
         "superseded",
         "regrouped",
     )
