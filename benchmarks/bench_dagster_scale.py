@@ -193,13 +193,15 @@ def measure_sensor() -> dict[str, Any]:
         result = incoming_observations(context)
         return time.perf_counter() - started, result
 
+    start = END - timedelta(minutes=5)
+    fresh = [INCOMING / f"{start:%Y-%m-%dT%H:%M:%S}_sb{subband:02d}.hdf5" for subband in range(N_NEW)]
+    for path in fresh:
+        path.unlink(missing_ok=True)
     with dg.DagsterInstance.get() as instance:
         cold_s, _ = tick(instance, None)
         quiet_s, _ = tick(instance, None)
-        start = END - timedelta(minutes=5)
         content = raw_bytes(FOLDER, start)
-        for subband in range(N_NEW):
-            path = INCOMING / f"{start:%Y-%m-%dT%H:%M:%S}_sb{subband:02d}.hdf5"
+        for path in fresh:
             path.write_bytes(content)
             os.utime(path, (time.time() - 60, time.time() - 60))
         new_s, result = tick(instance, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import dagster as dg
 import numpy as np
@@ -118,3 +118,20 @@ def test_requests_that_were_made_leave_their_place_to_others():
     assert not_yet_made(wanted, cursor)[0] == []
     _, shorter = not_yet_made(wanted[-1:], cursor)
     assert len(shorter) < len(cursor)
+
+
+def test_an_observation_of_the_prediction_era_is_decided(raw_folder: RawFolder, monkeypatch: pytest.MonkeyPatch):
+    """Earth orientation of new data is predicted, and the table may be old: that must not stop the sensor."""
+    from astropy.time import Time
+    from astropy.utils import iers
+
+    table = iers.IERS_Auto.open()
+    start = Time(float(table.meta["predictive_mjd"]) + 30.0, format="mjd").to_datetime().replace(tzinfo=UTC)
+    monkeypatch.setenv("CONTIMG_SEASON_END", f"{start + timedelta(days=1):%Y-%m-%d}")
+    monkeypatch.setattr(iers.conf, "auto_max_age", 1e-3)  # what the library warns of, long past
+    content = raw_bytes(raw_folder.root, start)
+    raw_folder.now = start
+    for subband in range(16):
+        raw_folder.put(start, subband, content)
+    assert raw_folder.tick() == 1
+    assert raw_folder.rows("SELECT count(pointing_ra_deg) FROM observation") == [(1,)]
