@@ -5,7 +5,7 @@ leaves them: a restart every 63 minutes makes a gap, so that 92,000 windows of 1
 per-observation asset is materialized in each, hours and days too, and the store holds their observations and raw files;
 40,000 raw files lie in the incoming folder. Then measures the code that runs in production: the definitions loaded in a
 new process, the sensor function with 16 new files, the automation conditions, and a month's backfill asked of a running
-webserver, cancelled and resumed. The peer is the limit of the requirement.
+webserver and cancelled. The peer is the limit of the requirement.
 
 Materializations are written as rows of SQLite, copies of one that Dagster wrote: half a million through Dagster take an hour.
 """
@@ -273,7 +273,7 @@ def measure_automation() -> dict[str, float]:
 
 
 def measure_backfill() -> dict[str, Any]:
-    """A month asked of a running webserver by the command's own function, then cancelled, then resumed."""
+    """A month asked of a running webserver by the command's own function, then cancelled."""
     import httpx
 
     from contimg_portal.commands import backfill
