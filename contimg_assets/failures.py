@@ -95,7 +95,8 @@ def _remember(
     try:
         with store.transaction() as connection:
             connection.execute(
-                "UPDATE observation SET status = coalesce(?, status), reason_code = ? WHERE partition_key = ?",
+                "UPDATE observation SET status = coalesce(?, status), reason_code = ? WHERE partition_key = ?"
+                " AND reason_code IS DISTINCT FROM 'straggler'",
                 [status, reason_code, partition_key],
             )
     except StoreError as error:

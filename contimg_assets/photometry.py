@@ -231,6 +231,7 @@ def mark_processed(store: Store, partition_key: str) -> None:
     with store.transaction() as connection:
         connection.execute(
             "UPDATE observation SET status = 'processed',"
-            " reason_code = CASE WHEN reason_code = 'missing_subbands' THEN reason_code END WHERE partition_key = ?",
+            " reason_code = CASE WHEN reason_code = 'missing_subbands' THEN reason_code END WHERE partition_key = ?"
+            " AND reason_code IS DISTINCT FROM 'straggler'",
             [partition_key],
         )

@@ -193,6 +193,15 @@ class Settings(BaseSettings):
     season_end: date | None = Field(None, description="last UTC day that has partitions; open when absent")
 
     arrival_wait_s: float = Field(600.0, ge=0, le=86_400, description="how long late sub-bands are waited for")
+    arrival_settle_s: float = Field(
+        2.0, ge=0, le=3600, description="a raw file is read when nobody has written to it for so long"
+    )
+    arrival_patience_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="a raw file that cannot be read is believed broken after so long without change",
+    )
     min_subbands: int = Field(12, ge=1, le=64, description="fewer sub-bands after the wait: quarantined")
     calibrators: Names = Field(
         ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"

@@ -161,6 +161,7 @@ def read_subband_header(path: Path, *, telescope_name: str | None = None) -> Sub
     """
     with open_raw(path) as file:
         found = _describe(path, file["Header"])
+        _check_structure(path, file, found)
     if telescope_name is not None and found.telescope_name != telescope_name:
         raise RawFileError(
             f"raw file {path} is of another telescope",
@@ -206,6 +207,24 @@ def _describe(path: Path, header: h5py.Group) -> SubbandHeader:
         phase_centre_dec_deg=dec_deg,
         n_bytes=path.stat().st_size,
     )
+
+
+def _check_structure(path: Path, file: h5py.File, found: SubbandHeader) -> None:
+    """A file whose writer stopped half-way may open well: its arrays then lack rows, or were never written."""
+    n_rows, n_channels = file["Header/time_array"].shape[0], found.frequency_hz.size
+    for name in ("visdata", "flags", "nsamples"):
+        array = file["Data"][name]
+        shape = (array.shape[0], *array.shape[-2:])
+        expected = (n_rows, n_channels, file["Header/polarization_array"].shape[0])
+        if shape != expected or array.id.get_storage_size() == 0:
+            unwritten = "" if shape != expected else ", nothing written"
+            raise RawFileError(
+                f"raw file {path}: Data/{name} is incomplete",
+                got=f"{shape}{unwritten}",
+                expected=f"{expected} as its header says",
+                remedy="Transfer the file again: its writer had not finished.",
+                reason_code="truncated_file",
+            )
 
 
 def _direction(path: Path, header: h5py.Group) -> tuple[float, float, float]:

@@ -9,26 +9,32 @@ bandpass follows; all later observations, and the rest of the transit's own, wai
 ``CONTIMG_CALIBRATION_WAIT_S`` after their completion, and then go with the nearest valid one.
 """
 
+import json
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from contimg_assets.arrivals import observe_arrivals
+from contimg_assets.arrivals import utc_now, watch_arrivals
 from contimg_assets.calibration_registry import SAME_TRANSIT_D
 from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
 from contimg_assets.observations import measurement_set
+from contimg_assets.partitions import observations
 from contimg_resources.configurable import Observatory
+from contimg_resources.folder_watch import FolderWatch
 
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
 _READY = """
     SELECT o.observation_id, o.partition_key, o.start_mjd, o.complete_at, o.calibrator,
-           string_agg(f.path || ':' || f.bytes, ' ' ORDER BY f.path) AS files,
+           string_agg(f.path || ':' || f.bytes || coalesce(':' || epoch_us(f.modified_at), ''), ' ' ORDER BY f.path)
+               AS files,
            bool_or(o.partition_key IN (SELECT partition_key FROM stage_timing WHERE asset = 'measurement_set'))
                AS has_measurement_set
     FROM observation o LEFT JOIN raw_file f ON f.observation_id = o.observation_id AND f.status = 'usable'
@@ -40,6 +46,9 @@ _TRANSITS = (
 PRIORITIES = {"transit": "10", "observation": "20", "bandpass": "30"}
 """What is nearer to its end goes first (days come before all, see ``automation``): the first light curve does not wait for the
 last measurement set of a backlog."""
+_WATCHES: dict[tuple[Path, Path, int], FolderWatch] = {}
+"""Memory of the folders by folder and store: of this process only, the store has everything it holds."""
+_WATCHING = threading.Lock()
 _AFTER_MEASUREMENT_SET = [asset.key for asset in OBSERVATION_ASSETS if asset is not measurement_set]
 
 
@@ -54,10 +63,57 @@ def incoming_observations(context: dg.SensorEvaluationContext, observatory: Obse
     New files are recorded in tables raw_file and observation, every complete observation is reported as a
     materialization of raw_visibilities, and its run is requested once the bandpass of its transit is at hand.
     """
-    arrived = observe_arrivals(observatory)
-    requests = [*catalogue_requests(observatory), *observation_requests(observatory)]
-    context.log.info(f"{len(arrived)} observations became ready, {len(requests)} runs wanted")
-    return dg.SensorResult(run_requests=requests[:MOST_RUNS_PER_TICK], asset_events=arrived)
+    settings = observatory.settings
+    with _WATCHING:
+        arrived = watch_arrivals(
+            observatory, _watch_of(observatory), now=utc_now(), patience_s=settings.arrival_patience_s
+        )
+    wanted = wanted_requests(observatory)
+    made, cursor = not_yet_made(wanted, context.cursor)
+    context.log.info(f"{len(arrived)} observations became ready, {len(wanted)} runs wanted, {len(made)} of them new")
+    return dg.SensorResult(run_requests=made, asset_events=arrived, cursor=cursor)
+
+
+def wanted_requests(observatory: Observatory) -> list[dg.RunRequest]:
+    """Every run that the state of the store asks for, whether or not it was requested before, most urgent first."""
+    return [*catalogue_requests(observatory), *observation_requests(observatory)]
+
+
+def not_yet_made(wanted: Iterable[dg.RunRequest], cursor: str | None) -> tuple[list[dg.RunRequest], str]:
+    """Choose the requests to make in this tick, and remember them.
+
+    Observations that were requested and still wait, or failed, must not take the places of later ones.
+
+    Parameters
+    ----------
+    wanted : iterable of RunRequest
+        In the order of urgency.
+    cursor : str, optional
+        As returned last time: which of the wanted requests have been made.
+
+    Returns
+    -------
+    list of RunRequest
+        At most `MOST_RUNS_PER_TICK`.
+    str
+        The next cursor. What is not wanted any more is forgotten; run keys keep it from running twice.
+    """
+    known = set(json.loads(cursor)) if cursor else set()
+    marks = {f"{zlib.crc32((request.run_key or '').encode()):08x}": request for request in wanted}
+    new = [mark for mark in marks if mark not in known][:MOST_RUNS_PER_TICK]
+    return [marks[mark] for mark in new], json.dumps(sorted((known & marks.keys()) | set(new)))
+
+
+def _watch_of(observatory: Observatory) -> FolderWatch:
+    """The memory of the incoming folder; a new one when the store is another file, which knows other things."""
+    store, settings = observatory.store, observatory.settings
+    if not store.path.exists():
+        store.initialise()
+    key = (settings.incoming, store.path, store.path.stat().st_ino)
+    if key not in _WATCHES:
+        _WATCHES.clear()
+        _WATCHES[key] = FolderWatch(settings.incoming, settle_s=settings.arrival_settle_s)
+    return _WATCHES[key]
 
 
 def catalogue_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
@@ -83,7 +139,10 @@ def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
         "SELECT solved_at_mjd, valid_from_mjd, valid_to_mjd FROM calibration_table WHERE kind = 'B' AND status = 'active'"
     )
     wait = timedelta(seconds=observatory.settings.calibration_wait_s)
+    first, last = observations.get_first_partition_key(), observations.get_last_partition_key()
     for row in ready.iter_rows(named=True):
+        if first is None or last is None or not first <= row["partition_key"] <= last:
+            continue  # its window is not over, or the season's bounds are being changed: it stays ready
         files = f"{zlib.crc32((row['files'] or '').encode()):08x}"
         if row["calibrator"] is not None:
             yield from _transit_requests(row, files)

@@ -31,6 +31,7 @@ def load_earth_orientation() -> None:
     """Read the bundled IERS table, which takes a second once in a process: for those who have something to do meanwhile."""
     iers.conf.auto_download = False
     iers.conf.iers_degraded_accuracy = "ignore"
+    iers.conf.auto_max_age = None  # predictions of any age: months old, UT1 is off by some 10 ms, 0.2 arcsec
     iers.earth_orientation_table.get()
 
 

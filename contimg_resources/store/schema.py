@@ -83,7 +83,7 @@ _TABLES = (
         "raw_file",
         "path",
         """path VARCHAR, observation_id VARCHAR, subband INTEGER, bytes BIGINT, modified_at TIMESTAMP, sha256 VARCHAR,
-        status! VARCHAR, reason_code VARCHAR""",
+        status! VARCHAR, reason_code VARCHAR, start_mjd DOUBLE""",
     ),
     _table(
         "calibration_table",
