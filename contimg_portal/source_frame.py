@@ -30,8 +30,8 @@ SORTS = {
 """Column and whether the largest comes first, by the name in the address."""
 _DEGREES = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*[, ]\s*([+-]?\d+(?:\.\d*)?)\s*")
 _SEXAGESIMAL = re.compile(
-    r"\s*(\d{1,2})[:h ]\s*(\d{1,2})(?:[:m ]\s*(\d{1,2}(?:\.\d*)?)s?)?[\s,]*"
-    r"([+-]\d{1,2})[:d ]\s*(\d{1,2})(?:[:m' ]\s*(\d{1,2}(?:\.\d*)?)[s\"]?)?\s*"
+    r"\s*(\d{1,2})[:h ]\s*(\d{1,2})(?:[:m ]\s*(\d{1,2}(?:\.\d*)?))?\s*[ms]?[\s,]*"
+    r"([+-]\d{1,2})[:d ]\s*(\d{1,2})(?:[:m' ]\s*(\d{1,2}(?:\.\d*)?))?\s*[ms'\"]?\s*"
 )
 
 

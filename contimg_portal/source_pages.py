@@ -32,7 +32,7 @@ _SORT_NAMES = "|".join(SORTS)
 
 _empty = BeforeValidator(lambda value: None if value == "" else value)
 """A form sends the fields that were left empty, too."""
-Minimum = Annotated[float | None, _empty, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Minimum = Annotated[Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None, _empty]
 
 
 class SourceQuery(BaseModel):
@@ -42,10 +42,10 @@ class SourceQuery(BaseModel):
     offset: int = Field(0, ge=0)
     blind_offset: int = Field(0, ge=0)
     q: str = Field("", max_length=80)
-    radius_arcmin: Annotated[float | None, _empty, Field(gt=0, le=600, allow_inf_nan=False)] = 10.0
+    radius_arcmin: Annotated[Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] | None, _empty] = 10.0
     eta_min: Minimum = None
     v_min: Minimum = None
-    epochs_min: Annotated[int | None, _empty, Field(ge=0, le=1_000_000)] = None
+    epochs_min: Annotated[Annotated[int, Field(ge=0, le=1_000_000)] | None, _empty] = None
     kind: Literal["all", "candidates", "references", "extended"] = "all"
     sort: str = Field("", pattern=f"^({_SORT_NAMES})?$")
     band: str = Field("full", pattern=r"^[A-Za-z0-9_-]{1,20}$")
