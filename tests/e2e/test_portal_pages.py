@@ -59,7 +59,8 @@ def portal(folder: Path) -> Iterator[str]:
 
 def _drawn(page: Page, n_figures: int) -> None:
     """Wait until as many figures as the page promises have a canvas."""
-    page.wait_for_function("n => [...document.querySelectorAll('.figure')].filter(f => f.firstElementChild).length === n", arg=n_figures)  # fmt: skip
+    drawn = "n => [...document.querySelectorAll('.figure')].filter(f => f.firstElementChild).length === n"
+    page.wait_for_function(drawn, arg=n_figures)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
