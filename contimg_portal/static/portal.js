@@ -24,11 +24,6 @@ function paint(bokehDocument) {
     for (const [property, colour] of Object.entries(wanted)) {
       if (property in model.properties) model[property] = colour;
     }
-    // Addresses in documents are relative to the site, which may be mounted below another.
-    if (model.type === "OpenURL" && !model.url.startsWith("/")) model.url = `${base}/${model.url}`;
-    if (model.name === "sky-pixels" && !model.data.url[0].startsWith("/")) {
-      model.data = { ...model.data, url: [`${base}/${model.data.url[0]}`] };
-    }
   }
 }
 
@@ -37,7 +32,9 @@ async function drawFigure(script) {
   const target = document.getElementById(name);
   drawn.get(name)?.views.clear();
   target.replaceChildren();
-  const views = await Bokeh.embed.embed_item(JSON.parse(script.textContent), target);
+  // Addresses in documents are relative to the site, which may be mounted below another.
+  const text = script.textContent.replaceAll(/"(observations|sources)\//g, `"${base}/$1/`);
+  const views = await Bokeh.embed.embed_item(JSON.parse(text), target);
   drawn.set(name, { text: script.textContent, views });
   const shown = [...views].map((view) => view.model.document);
   shown.forEach(paint);
@@ -68,7 +65,7 @@ function followImage(bokehDocument) {
       return;
     }
     pixels.data = {
-      url: [`${base}/${address}&x0=${x0}&x1=${x1}&y0=${y0}&y1=${y1}`],
+      url: [`${address}&x0=${x0}&x1=${x1}&y0=${y0}&y1=${y1}`],
       x: [(x0 - nX / 2) * cell], y: [(y1 - nY / 2) * cell], w: [(x1 - x0) * cell], h: [(y1 - y0) * cell],
     };
   };
