@@ -16,13 +16,25 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 
-from contimg_portal import api, pages
+from contimg_portal import (
+    api,
+    candidate_pages,
+    comments,
+    observation_pages,
+    overview_page,
+    pages,
+    sky_pictures,
+    source_pages,
+)
 from contimg_portal.diagnosis import examine_portal
+from contimg_portal.store_cache import StoreCache
 from contimg_resources.errors import ResourceError, StoreBusyError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings
 from contimg_resources.store.connection import Store
+from contimg_resources.telescope import load_telescope
 
 STORE_WAIT_S = 10.0
 """A page waits this long for a writer; then it says so instead of hanging."""
@@ -32,16 +44,23 @@ _CONTENT_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 )
+HOME_SITE = ""
+"""The portal's own store among the sites."""
 _MACHINE_PATHS = ("/api/", "/health", "/openapi.json")
 
 
-def create_app(settings: Settings) -> FastAPI:
+_PAGES = (overview_page, observation_pages, source_pages, candidate_pages, pages, sky_pictures)
+
+
+def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
     """Portal for these settings.
 
     Parameters
     ----------
     settings : Settings
-        ``data`` says where the store is, ``portal_token`` who may write.
+        ``data`` says where the store is, ``portal_token`` who may write, ``sites`` what else is shown.
+    site : str, optional
+        Name of the site when this is a further one, shown below ``/sites/<name>`` and not written.
     """
     # FastAPI's own documentation pages load scripts from the network; ``pages`` has one that does not.
     app = FastAPI(
@@ -52,15 +71,37 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = Store(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
-    app.include_router(pages.router)
+    app.state.cache = StoreCache(app.state.store.path, settings.pages.cache_s)
+    app.state.telescope = load_telescope(settings.array)
+    app.state.site = site
+    for of_pages in _PAGES:
+        app.include_router(of_pages.router)
     app.include_router(api.router)
+    app.include_router(comments.router)
     _add_health(app)
     _add_errors(app)
     app.middleware("http")(_add_headers)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     bokeh_scripts = Path(bokeh.__file__).parent / "server" / "static" / "js"
     app.mount("/bokeh", StaticFiles(directory=bokeh_scripts), name="bokeh")
+    _add_sites(app, settings, site)
     return app
+
+
+def _add_sites(app: FastAPI, settings: Settings, site: str | None) -> None:
+    """Show the stores of other sites below ``/sites/<name>``, for reading: who decides there has a portal of his own."""
+    app.state.sites = {}
+    if site is not None or not settings.sites:
+        return
+    app.state.sites = {HOME_SITE: app.state.store}
+    for name, folder in settings.sites.items():
+        elsewhere = settings.model_copy(update={"data": folder, "portal_token": None, "sites": {}})
+        of_site = create_app(elsewhere, site=name)
+        app.mount(f"/sites/{name}", of_site, name=f"site-{name}")
+        app.state.sites[name] = of_site.state.store
+    for mounted in app.routes:
+        if isinstance(mounted, Mount) and isinstance(mounted.app, FastAPI):
+            mounted.app.state.sites = app.state.sites
 
 
 def _add_health(app: FastAPI) -> None:
@@ -110,7 +151,8 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _error(request: Request, status_code: int, title: str, detail: str, reason_code: str) -> Response:
-    if request.url.path.startswith(_MACHINE_PATHS):
+    base = request.scope.get("root_path", "")
+    if request.url.path.removeprefix(base).startswith(_MACHINE_PATHS):
         return JSONResponse({"detail": detail, "reason_code": reason_code}, status_code=status_code)
     context = {"title": title, "detail": detail, "status_code": status_code}
     return pages.render(request, "error.html", context, status_code=status_code)

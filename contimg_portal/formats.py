@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 MISSING = "–"
 _MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 _AGE_STEPS = ((90.0, 1.0, "s"), (5400.0, 60.0, "min"), (172_800.0, 3600.0, "h"), (math.inf, 86_400.0, "d"))
+_BYTE_STEPS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def from_mjd(mjd: float) -> datetime:
@@ -15,7 +16,8 @@ def from_mjd(mjd: float) -> datetime:
     return _MJD_EPOCH + timedelta(days=mjd)
 
 
-def _as_time(when: float | datetime | None) -> datetime | None:
+def as_time(when: float | datetime | None) -> datetime | None:
+    """UTC time of an MJD or of a time (without zone: UTC); None for what is missing."""
     if when is None or (isinstance(when, float) and not math.isfinite(when)):
         return None
     if isinstance(when, datetime):
@@ -25,13 +27,13 @@ def _as_time(when: float | datetime | None) -> datetime | None:
 
 def utc(when: float | datetime | None) -> str:
     """Time to the minute, e.g. ``2026-01-25 22:26``; takes an MJD or a time (without zone: UTC)."""
-    time = _as_time(when)
+    time = as_time(when)
     return MISSING if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def age(when: float | datetime | None, now: datetime) -> str:
     """How long ago, in the unit that suits, e.g. ``12 min ago``."""
-    time = _as_time(when)
+    time = as_time(when)
     if time is None:
         return "no data yet"
     seconds = (now - time).total_seconds()
@@ -67,3 +69,24 @@ def declination(dec_deg: float | None) -> str:
     tenths = round(abs(dec_deg) * 36_000.0)
     minutes, rest = divmod(tenths, 600)
     return f"{'-' if dec_deg < 0 else '+'}{minutes // 60:02d}:{minutes % 60:02d}:{rest / 10:04.1f}"
+
+
+def byte_count(n_bytes: int | None) -> str:
+    """Size of a file in the unit that suits, e.g. ``1.10 MB``."""
+    if n_bytes is None:
+        return MISSING
+    size, unit = next((n_bytes / factor, unit) for factor, unit in _BYTE_STEPS if n_bytes >= factor or factor == 1)
+    return f"{size:.0f} B" if unit == "B" else f"{number(size)} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Span of time in the unit that suits, e.g. ``2.5 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    unit_s, unit = next((unit_s, unit) for limit_s, unit_s, unit in _AGE_STEPS if seconds < limit_s)
+    return f"{number(seconds / unit_s)} {unit}"
+
+
+def to_mjd(when: datetime) -> float:
+    """Modified Julian date of a time with zone."""
+    return (when - _MJD_EPOCH) / timedelta(days=1)

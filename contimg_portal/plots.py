@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Line, Range1d, Scatter
-from bokeh.models.annotations import BoxAnnotation, Legend, LegendItem, Whisker
+from bokeh.models.annotations import BoxAnnotation, Legend, LegendItem, Span, Whisker
 from bokeh.plotting import figure
 
 from contimg_portal.formats import from_mjd
@@ -26,13 +26,15 @@ BAND_COLOURS = {
     "band3": "#a463b8",
 }
 """Distinguishable with common colour-vision deficiencies, on light and dark ground; low frequencies are red."""
-_OTHER_COLOUR = "#7a8290"
-_MODEL_COLOUR = "#8a6d00"
-_EVENT_COLOUR = "#d9a400"
+OTHER_COLOUR = "#7a8290"
+MODEL_COLOUR = "#8a6d00"
+EVENT_COLOUR = "#d9a400"
+STATE_COLOURS = {"good": "#2e9e6b", "amber": "#c98a1b", "red": "#d1493f", "unknown": "#7a8290"}
+"""Of figures; on text the style sheet has its own, with more contrast."""
 _HALF_DAY_MS = 43_200_000.0
 
 
-def _times(mjd: Any) -> Any:
+def axis_times(mjd: Any) -> Any:
     """Bokeh's axis of dates counts milliseconds since 1970."""
     return (np.asarray(mjd, dtype=np.float64) - 40_587.0) * 86_400_000.0
 
@@ -42,7 +44,7 @@ def _source(rows: pl.DataFrame) -> ColumnDataSource:
     error = rows["flux_err_jy"].fill_null(0.0).to_numpy().astype(np.float64)
     return ColumnDataSource(
         {
-            "time": _times(rows["mjd"].to_numpy()),
+            "time": axis_times(rows["mjd"].to_numpy()),
             "flux": flux,
             "error": error,
             "upper": flux + error,
@@ -53,28 +55,33 @@ def _source(rows: pl.DataFrame) -> ColumnDataSource:
     )
 
 
-def _empty_figure(height: int, tools: str) -> Any:
+def blank_figure(height: int, tools: str, **options: Any) -> Any:
+    """A figure as wide as its place, on the page's own ground; the page's script gives text and lines their colours."""
     plot = figure(
         height=height,
-        sizing_mode="stretch_width",
-        x_axis_type="datetime",
         tools=tools,
         toolbar_location="above" if tools else None,
         background_fill_alpha=0.0,
         border_fill_alpha=0.0,
         outline_line_alpha=0.3,
+        **{"sizing_mode": "stretch_width", **options},
     )
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
-    plot.yaxis.axis_label = "flux density (Jy)"
     plot.grid.grid_line_alpha = 0.35
+    return plot
+
+
+def _flux_figure(height: int, tools: str) -> Any:
+    plot = blank_figure(height, tools, x_axis_type="datetime")
+    plot.yaxis.axis_label = "flux density (Jy)"
     plot.y_range = DataRange1d(range_padding=0.25)  # error bars do not count for Bokeh's range
     return plot
 
 
 def _add_points(plot: Any, rows: pl.DataFrame, band: str) -> Any:
     source = _source(rows)
-    colour = BAND_COLOURS.get(band, _OTHER_COLOUR)
+    colour = BAND_COLOURS.get(band, OTHER_COLOUR)
     # A bare glyph: figure.scatter would add variants for selection and muting, and Bokeh's cost is per model.
     size = 7 if band == "full" else 5
     glyph = Scatter(x="time", y="flux", size=size, fill_color=colour, line_color=colour)
@@ -88,16 +95,17 @@ def _add_points(plot: Any, rows: pl.DataFrame, band: str) -> Any:
 
 
 def _add_model(plot: Any, model: Mapping[str, Any]) -> Any:
-    source = ColumnDataSource({"time": _times(model["mjd"]), "flux": np.asarray(model["flux_jy"], dtype=np.float64)})
-    return plot.add_glyph(source, Line(x="time", y="flux", line_color=_MODEL_COLOUR, line_width=2))
+    source = ColumnDataSource(
+        {"time": axis_times(model["mjd"]), "flux": np.asarray(model["flux_jy"], dtype=np.float64)}
+    )
+    return plot.add_glyph(source, Line(x="time", y="flux", line_color=MODEL_COLOUR, line_width=2))
 
 
-def _mark_events(plot: Any, events: list[tuple[float, float]]) -> None:
+def mark_events(plot: Any, events: list[tuple[float, float]]) -> None:
+    """Shade spans of time (MJD)."""
     for start_mjd, end_mjd in events:
-        left, right = _times([start_mjd, end_mjd])
-        plot.add_layout(
-            BoxAnnotation(left=left, right=right, fill_color=_EVENT_COLOUR, fill_alpha=0.13, line_alpha=0.0)
-        )
+        left, right = axis_times([start_mjd, end_mjd])
+        plot.add_layout(BoxAnnotation(left=left, right=right, fill_color=EVENT_COLOUR, fill_alpha=0.13, line_alpha=0.0))
 
 
 def _measured(light_curve: pl.DataFrame, band: str) -> pl.DataFrame:
@@ -128,9 +136,9 @@ def plot_light_curve(
     dict
         Bokeh's JSON document.
     """
-    plot = _empty_figure(380, "pan,box_zoom,wheel_zoom,reset,save")
+    plot = _flux_figure(380, "pan,box_zoom,wheel_zoom,reset,save")
     plot.xaxis.axis_label = "date (UTC)"
-    _mark_events(plot, events)
+    mark_events(plot, events)
     points = {band: _add_points(plot, _measured(light_curve, band), band) for band in bands_of(light_curve)}
     tips = [("time", "@when UTC"), ("flux", "@flux{0.0000} ± @error{0.0000} Jy"), ("band", "@band")]
     plot.add_tools(HoverTool(renderers=list(points.values()), tooltips=tips))
@@ -162,15 +170,47 @@ def plot_bands(
         Bokeh's JSON documents: separate ones, so that the page may put them side by side or below each other.
     """
     bands = [band for band in bands_of(light_curve) if band != "full"]
-    times = _times(light_curve["mjd"].to_numpy())
+    times = axis_times(light_curve["mjd"].to_numpy())
     margin = max(0.03 * float(np.ptp(times)), _HALF_DAY_MS)
     panels = {}
     for band in bands:
-        panel = _empty_figure(230, "")
+        panel = _flux_figure(230, "")
         panel.x_range = Range1d(start=times.min() - margin, end=times.max() + margin)
-        _mark_events(panel, events)
+        mark_events(panel, events)
         _add_points(panel, _measured(light_curve, band), band)
         if band in models:
             _add_model(panel, models[band])
         panels[band] = dict(json_item(panel))
     return panels
+
+
+def plot_residuals(rows: pl.DataFrame, *, events: list[tuple[float, float]]) -> dict[str, Any]:
+    """Measured minus fitted flux in units of the error, all bands in one figure.
+
+    Parameters
+    ----------
+    rows : polars.DataFrame
+        ``band, mjd, residual_sigma``.
+    events : list of (start_mjd, end_mjd)
+    """
+    plot = blank_figure(220, "", x_axis_type="datetime")
+    plot.yaxis.axis_label = "residual (σ)"
+    mark_events(plot, events)
+    for sigma, dash in ((0.0, "solid"), (3.0, "dotted"), (-3.0, "dotted")):
+        plot.add_layout(Span(location=sigma, dimension="width", line_dash=dash, line_color=OTHER_COLOUR))
+    renderers = []
+    for band in bands_of(rows):
+        part = rows.filter(band=band)
+        source = ColumnDataSource(
+            {
+                "time": axis_times(part["mjd"].to_numpy()),
+                "sigma": part["residual_sigma"].to_list(),
+                "band": [band] * part.height,
+            }
+        )
+        colour = BAND_COLOURS.get(band, OTHER_COLOUR)
+        renderers.append(
+            plot.add_glyph(source, Scatter(x="time", y="sigma", size=5, fill_color=colour, line_color=colour))
+        )
+    plot.add_tools(HoverTool(renderers=renderers, tooltips=[("band", "@band"), ("residual", "@sigma{0.0} σ")]))
+    return dict(json_item(plot))

@@ -117,6 +117,20 @@ class Products:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}-{uuid.uuid4().hex[:8]}"
 
+    def located(self, noted: str | Path) -> Path:
+        """Where a product lies whose path was noted when it was made: a data folder may be moved, copied or mounted elsewhere.
+
+        Parameters
+        ----------
+        noted : path
+            As the store has it. One that exists, or is not below a folder ``products``, is returned as it is.
+        """
+        path = Path(noted)
+        if path.exists() or "products" not in path.parts:
+            return path
+        start = len(path.parts) - path.parts[::-1].index("products") - 1
+        return self.root.joinpath(*path.parts[start:])
+
     def write_parquet(self, asset: str, partition_key: str | None, frame: pl.DataFrame) -> Path:
         """Write a partition's measurements; the same frame gives the same bytes."""
         path = self.table(asset, partition_key)

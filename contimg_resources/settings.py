@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_portal import PageSettings, Sites
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
@@ -219,6 +220,8 @@ class Settings(BaseSettings):
     minimum_free_gb: float = Field(2.0, ge=0, description="free disk space below which nothing is written")
 
     portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing; absent: no writing")
+    sites: Sites = Field({}, description="further sites the portal shows: name=data folder, name=data folder")
+    dagster_url: str = Field("http://127.0.0.1:3000", pattern=r"^https?://", description="where pages link to for runs")
     alert_urls: Secrets = Field([], description="where alerts go (apprise URLs)")
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
     log_format: Literal["console", "json"] = "console"
@@ -236,6 +239,7 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()
+    pages: PageSettings = PageSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -278,7 +282,7 @@ def environment_name(*location: str | int) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
-    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, _Section)]
+    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
     known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
     unknown = [
         name
@@ -346,7 +350,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
 def _suggestion(location: tuple[str | int, ...]) -> str:
     if len(location) > 1:
         section = Settings.model_fields[str(location[0])].default
-        known = list(type(section).model_fields) if isinstance(section, _Section) else []
+        known = list(type(section).model_fields) if isinstance(section, BaseModel) else []
     else:
         known = list(Settings.model_fields)
     return f"; allowed: {', '.join(known)}"

@@ -209,7 +209,7 @@ def main() -> int:
         services = [
             stack.enter_context(running("simulator", [*simulate, "--truth", str(DATA / "truth")], env)),
             stack.enter_context(running("dagster", dagster, env)),
-            stack.enter_context(running("portal", portal, env)),
+            stack.enter_context(running("portal", portal, env | {"CONTIMG_DAGSTER_URL": dagster_url})),
         ]
         store = Store(DATA / "contimg.duckdb")
         n_observations, n_days = planned()

@@ -9,6 +9,7 @@ DAGSTER_HOME="$(scripts/dagster_home.sh "${DAGSTER_HOME:-.contimg/dagster}")"
 export DAGSTER_HOME OPENBLAS_NUM_THREADS=1 # threads of ours share the cores; those of BLAS would fight with them
 dagster_port="${DAGSTER_PORT:-3000}"
 portal_port="${PORTAL_PORT:-8000}"
+export CONTIMG_DAGSTER_URL="${CONTIMG_DAGSTER_URL:-http://127.0.0.1:$dagster_port}" # where pages link to
 
 services=()
 stop() {

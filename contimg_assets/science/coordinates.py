@@ -46,6 +46,22 @@ def jd_to_mjd(jd: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(jd, dtype=np.float64) - MJD_OF_JD_ZERO
 
 
+def local_sidereal_time_deg(mjd: float, longitude_deg: float) -> float:
+    """Apparent local sidereal time: the right ascension (of date) on the meridian, deg.
+
+    Parameters
+    ----------
+    mjd : float
+        UTC; UT1, which differs by less than 0.9 s, is taken to be the same: the bundled table knows no present times.
+    longitude_deg : float
+        East positive.
+    """
+    now = Time(mjd, format="mjd", scale="utc")
+    now.delta_ut1_utc = 0.0
+    greenwich = now.sidereal_time("apparent", "greenwich")
+    return float((greenwich.deg + longitude_deg) % 360.0)
+
+
 def unit_vectors(lon_deg: NDArray[np.float64], lat_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cartesian unit vectors of spherical coordinates, shape (..., 3)."""
     lon, lat = np.deg2rad(lon_deg), np.deg2rad(lat_deg)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from contimg_resources.store.connection import Store
+from contimg_resources.store.moment import Answers
 
 _LATEST_STATISTICS = """
     SELECT * FROM variability_statistics
@@ -24,14 +24,14 @@ _CANDIDATES = """
 """
 
 
-def counts(store: Store) -> dict[str, int]:
+def counts(store: Answers) -> dict[str, int]:
     """How many observations, images, measurements, light-curve points, sources and candidates there are."""
     tables = ("observation", "image", "forced_photometry", "light_curve", "source", "ese_candidate")
     sums = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)  # noqa: S608 (names above)
     return {name: int(value) for name, value in store.query(f"SELECT {sums}").row(0, named=True).items()}
 
 
-def observations(store: Store, *, limit: int = 100, offset: int = 0, status: str | None = None) -> pl.DataFrame:
+def observations(store: Answers, *, limit: int = 100, offset: int = 0, status: str | None = None) -> pl.DataFrame:
     """Observations, newest first."""
     return store.query(
         """SELECT * FROM observation WHERE $status IS NULL OR status = $status
@@ -40,7 +40,7 @@ def observations(store: Store, *, limit: int = 100, offset: int = 0, status: str
     )
 
 
-def light_curve(store: Store, source_id: str, *, limit: int | None = None, offset: int = 0) -> pl.DataFrame:
+def light_curve(store: Answers, source_id: str, *, limit: int | None = None, offset: int = 0) -> pl.DataFrame:
     """Light curve of a source in all bands, in order of band and time."""
     return store.query(
         "SELECT * FROM light_curve WHERE source_id = ? ORDER BY band, epoch_mjd LIMIT ? OFFSET ?",
@@ -48,7 +48,7 @@ def light_curve(store: Store, source_id: str, *, limit: int | None = None, offse
     )
 
 
-def statistics_of(store: Store, source_id: str) -> pl.DataFrame:
+def statistics_of(store: Answers, source_id: str) -> pl.DataFrame:
     """Newest statistics of a source in every band, the full band first."""
     return store.query(
         """SELECT * FROM variability_statistics WHERE source_id = ?
@@ -57,13 +57,13 @@ def statistics_of(store: Store, source_id: str) -> pl.DataFrame:
     )
 
 
-def source(store: Store, source_id: str) -> dict[str, Any] | None:
+def source(store: Answers, source_id: str) -> dict[str, Any] | None:
     """One source as a mapping, or None."""
     found = store.query("SELECT * FROM source WHERE source_id = ?", [source_id])
     return found.row(0, named=True) if found.height else None
 
 
-def ranked_sources(store: Store, *, limit: int = 100, offset: int = 0, band: str = "full") -> pl.DataFrame:
+def ranked_sources(store: Answers, *, limit: int = 100, offset: int = 0, band: str = "full") -> pl.DataFrame:
     """Sources with their newest statistics, the most variable (largest eta) first."""
     return store.query(
         f"""SELECT s.*, v.* EXCLUDE (source_id, run_id, code_version) FROM source s
@@ -74,7 +74,7 @@ def ranked_sources(store: Store, *, limit: int = 100, offset: int = 0, band: str
 
 
 def candidates(
-    store: Store, *, limit: int = 100, offset: int = 0, status: str | None = None, verdict: str | None = None
+    store: Answers, *, limit: int = 100, offset: int = 0, status: str | None = None, verdict: str | None = None
 ) -> pl.DataFrame:
     """Candidates with the position of their source, the most significant first; without the evidence."""
     return store.query(
@@ -83,7 +83,7 @@ def candidates(
     )
 
 
-def candidate(store: Store, candidate_id: str) -> dict[str, Any] | None:
+def candidate(store: Answers, candidate_id: str) -> dict[str, Any] | None:
     """One candidate with its evidence (JSON text) and the position of its source, or None."""
     found = store.query(
         """SELECT c.*, s.ra_deg, s.dec_deg, s.catalogue_flux_jy
@@ -93,19 +93,19 @@ def candidate(store: Store, candidate_id: str) -> dict[str, Any] | None:
     return found.row(0, named=True) if found.height else None
 
 
-def candidate_events(store: Store, candidate_id: str) -> pl.DataFrame:
+def candidate_events(store: Answers, candidate_id: str) -> pl.DataFrame:
     """What happened to a candidate, oldest first."""
     return store.query('SELECT * FROM candidate_event WHERE candidate_id = ? ORDER BY "at", event_id', [candidate_id])
 
 
-def candidates_of_source(store: Store, source_id: str) -> pl.DataFrame:
+def candidates_of_source(store: Answers, source_id: str) -> pl.DataFrame:
     """Candidates of a source, newest first."""
     return store.query(
         "SELECT * EXCLUDE (evidence) FROM ese_candidate WHERE source_id = ? ORDER BY peak_mjd DESC", [source_id]
     )
 
 
-def last_light_curve_mjd(store: Store) -> float | None:
+def last_light_curve_mjd(store: Answers) -> float | None:
     """Time of the newest light-curve point, MJD, or None."""
     newest = store.query("SELECT max(mjd) FROM light_curve").item()
     return None if newest is None else float(newest)

@@ -209,6 +209,11 @@ _TABLES = (
         significance DOUBLE""",
     ),
     _table(
+        "source_comment",
+        "comment_id",
+        "comment_id VARCHAR, source_id! VARCHAR, at! TIMESTAMP, by! VARCHAR, comment! VARCHAR",
+    ),
+    _table(
         "injection_recovery",
         "as_of depth_bin duration_bin",
         f"""as_of VARCHAR, depth_bin VARCHAR, duration_bin VARCHAR, {PROVENANCE}, n_injected! INTEGER,

@@ -2,22 +2,17 @@
 
 import json
 import shutil
-import threading
-import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import httpx
 import numpy as np
 import polars as pl
 import pytest
-import uvicorn
 
-from contimg_portal.app import create_app
 from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
+from tests.portal.serving import serve
 
 BANDS = {"full": 1.405e9, "band0": 1.334e9, "band1": 1.381e9, "band2": 1.428e9, "band3": 1.475e9}
 CANDIDATE = "J0002+1610-61057"
@@ -182,24 +177,6 @@ def filled(data_folder, synthetic_folder):
     """Settings of a data folder with a synthetic store of its own."""
     shutil.copytree(synthetic_folder, data_folder, dirs_exist_ok=True)
     return load_settings()
-
-
-@contextmanager
-def serve(settings):
-    """Client of a portal that really listens, on a free port of loopback."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="session")
