@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from contimg_portal import api, pages
+from contimg_portal import api, events_api, pages
 from contimg_portal.diagnosis import examine_portal
 from contimg_resources.errors import ResourceError, StoreBusyError
 from contimg_resources.products import Products
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.store = Store(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
     app.include_router(pages.router)
     app.include_router(api.router)
+    app.include_router(events_api.router)
     _add_health(app)
     _add_errors(app)
     app.middleware("http")(_add_headers)

@@ -195,7 +195,8 @@ def _encode(position: _Cursor) -> str:
 def _decode(text: str, ends: _Cursor) -> _Cursor:
     try:
         values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        position = _Cursor(*(int(value) for value in values))
+        names = list(asdict(ends))
+        position = _Cursor(**{name: int(value) for name, value in zip(names, values, strict=True)})
     except (ValueError, TypeError, binascii.Error) as error:
         raise ResourceError(
             "This is not a cursor of the event stream",
@@ -204,6 +205,5 @@ def _decode(text: str, ends: _Cursor) -> _Cursor:
             remedy="Leave it out to start from the beginning.",
             reason_code="wrong_cursor",
         ) from error
-    names = asdict(position)
     # A source that is shorter than remembered was rebuilt: its events are told again rather than missed.
-    return _Cursor(**{name: at if 0 <= at <= getattr(ends, name) else 0 for name, at in names.items()})
+    return _Cursor(**{name: at if 0 <= at <= getattr(ends, name) else 0 for name, at in asdict(position).items()})
