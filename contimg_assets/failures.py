@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import polars as pl
 
+from contimg_assets.profiling import profiled_stage
 from contimg_assets.science.errors import DataError
 from contimg_resources.errors import RawFileError, ResourceError, StoreError
 from contimg_resources.store.connection import Store
@@ -49,7 +50,8 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        yield
+        with profiled_stage(context, store):
+            yield
     except dg.Failure:
         raise
     except Exception as error:  # the one broad except: every error becomes a reasoned failure

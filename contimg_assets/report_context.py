@@ -9,8 +9,8 @@ import polars as pl
 
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.photometry import FULL_BAND
-from contimg_assets.report import Picture, QualityReport
-from contimg_assets.source_pictures import completeness_grid, eta_v_plane, light_curve_plot
+from contimg_assets.report_layout import Picture, QualityReport
+from contimg_assets.source_pictures import completeness_grid, eta_v_plane, image_injection_plot, light_curve_plot
 from contimg_resources.store.connection import Store
 
 _OF_DAY = "partition_key >= ? AND partition_key < ? || '~'"
@@ -28,7 +28,7 @@ def gather_report(store: Store, day: str, run_id: str) -> QualityReport:
     candidates = store.query(
         "SELECT * FROM ese_candidate WHERE start_mjd < ? ORDER BY significance DESC", [day_mjd_range(day)[1]]
     )
-    recovery = of_day("injection_recovery")
+    recovery, images = of_day("injection_recovery"), of_day("image_injection")
     return QualityReport(
         day=day,
         made_at=datetime.now(UTC),
@@ -44,6 +44,14 @@ def gather_report(store: Store, day: str, run_id: str) -> QualityReport:
         candidates=candidates,
         injection_recovery=recovery,
         checks=of_day("check_result"),
+        blind_sources=of_day("blind_source"),
+        image_injection=images,
+        timings=of_day("stage_timing"),
+        dead_letters=store.query(
+            f"SELECT * FROM dead_letter WHERE ({_OF_DAY}) OR status IN ('pending', 'failed') ORDER BY last_at",  # noqa: S608
+            [day, day],
+        ),
+        alerts=store.query("SELECT * FROM alert WHERE status <> 'resolved' ORDER BY first_at"),
         pictures={
             "variability": [
                 Picture(eta_v_plane(statistics, candidates["source_id"].to_list()), "Significance against amplitude.")
@@ -55,6 +63,9 @@ def gather_report(store: Store, day: str, run_id: str) -> QualityReport:
             ],
             "injections": [Picture(completeness_grid(recovery), "Completeness of injected events.")]
             if recovery.height
+            else [],
+            "image-injections": [Picture(image_injection_plot(images), "Sources put into images, found again.")]
+            if images.height
             else [],
         },
     )

@@ -22,6 +22,7 @@ from contimg_portal import (
     api,
     candidate_pages,
     comments,
+    events_api,
     observation_pages,
     overview_page,
     pages,
@@ -78,6 +79,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
         app.include_router(of_pages.router)
     app.include_router(api.router)
     app.include_router(comments.router)
+    app.include_router(events_api.router)
     _add_health(app)
     _add_errors(app)
     app.middleware("http")(_add_headers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from contimg_portal.commands.alerts import app as alerts
 from contimg_portal.commands.backfill import backfill
 from contimg_portal.commands.bench import bench
 from contimg_portal.commands.calibrate import calibrate
@@ -49,6 +50,7 @@ for verb in (
 ):
     app.command(name=verb.__name__)(verb)
 app.add_typer(candidates, name="candidates")
+app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 
 

@@ -42,6 +42,7 @@ from contimg_resources.settings_portal import PageSettings, Sites
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 FEATURE_PREFIX = "CONTIMG_FEATURE_"
+_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret"}
 
 
 def _split_list(value: Any) -> Any:
@@ -222,7 +223,13 @@ class Settings(BaseSettings):
     portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing; absent: no writing")
     sites: Sites = Field({}, description="further sites the portal shows: name=data folder, name=data folder")
     dagster_url: str = Field("http://127.0.0.1:3000", pattern=r"^https?://", description="where pages link to for runs")
-    alert_urls: Secrets = Field([], description="where alerts go (apprise URLs)")
+    alert_urls: Secrets = Field(
+        [], description="where alerts go: apprise URLs, each with an optional name before it (ops=slack://…)"
+    )
+    alert_rules: AbsolutePath | None = Field(None, description="own alert rules (TOML), over those of the package")
+    event_urls: Secrets = Field([], description="webhooks that are sent every event, http:// or https://")
+    event_secret: SecretStr | None = Field(None, min_length=8, description="signs what webhooks are sent (HMAC-SHA256)")
+    profile_stages: Names = Field([], description="assets whose runs leave a flame graph beside their product")
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
     log_format: Literal["console", "json"] = "console"
 
@@ -338,7 +345,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
         location = problem["loc"]
         name = environment_name(*location) if location else "Settings"
         # Values of secrets must not reach a log, and a whole section is not one value.
-        hidden = any(str(part) in {"portal_token", "alert_urls"} for part in location)
+        hidden = any(str(part) in _SECRET_FIELDS for part in location)
         value = "(hidden)" if hidden else repr(problem["input"])
         shown = f" = {value}" if location and problem["type"] != "missing" else ""
         if problem["type"] == "extra_forbidden":

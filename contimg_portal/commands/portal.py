@@ -24,6 +24,7 @@ def portal(
     with one_screen_errors():
         import uvicorn
 
+        from contimg_portal.alert_watch import watching
         from contimg_portal.app import create_app
         from contimg_resources.errors import ResourceError
         from contimg_resources.observability import configure_logging
@@ -42,4 +43,5 @@ def portal(
                 remedy="Choose another with --port or --host.",
             ) from error
         stderr.print(f"Portal on http://{host}:{port}/ (data folder {settings.data})", highlight=False)
-        uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])
+        with watching(settings):
+            uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])

@@ -290,6 +290,7 @@ _TABLES = (
         """event_id VARCHAR, alert_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, channel VARCHAR, by VARCHAR,
         detail VARCHAR""",
     ),
+    _table("alert_condition", "rule subject", "rule VARCHAR, subject VARCHAR, since! TIMESTAMP"),
     _table(
         "archived_product",
         "path",

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from contimg_assets.report import Picture, QualityReport, _heading, _text, render_quality_report
+from contimg_assets.report import render_quality_report
+from contimg_assets.report_layout import Picture, QualityReport, heading, text
 from contimg_resources.store.schema import TABLES
 
 TYPES = {"VARCHAR": pl.String, "DOUBLE": pl.Float64, "INTEGER": pl.Int32, "BIGINT": pl.Int64, "BOOLEAN": pl.Boolean}
@@ -22,6 +23,11 @@ TABLE_OF = {
     "candidates": "ese_candidate",
     "injection_recovery": "injection_recovery",
     "checks": "check_result",
+    "blind_sources": "blind_source",
+    "image_injection": "image_injection",
+    "timings": "stage_timing",
+    "dead_letters": "dead_letter",
+    "alerts": "alert",
 }
 
 
@@ -145,7 +151,7 @@ def test_names_from_data_are_escaped(busy_day):
 def test_empty_day_has_a_report():
     """A day on which nothing arrived says so in every section."""
     page = render_quality_report(make_report())
-    assert page.count("Nothing on this day.") == 8
+    assert page.count("Nothing on this day.") == 13
     assert "No check ran on this day" in page
 
 
@@ -158,16 +164,16 @@ def test_long_table_is_cut_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("column", "heading"),
+    ("column", "words"),
     [("rms_jy_beam", ("rms", "Jy/beam")), ("peak_mjd", ("peak", "MJD")), ("n_epochs", ("n epochs", ""))],
 )
-def test_unit_comes_from_the_column_name(column, heading):
+def test_unit_comes_from_the_column_name(column, words):
     """The suffix of a column is its unit."""
-    assert _heading(column) == heading
+    assert heading(column) == words
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("value", "shown"),
     [
         (None, "–"),
         (float("nan"), "–"),
@@ -178,6 +184,39 @@ def test_unit_comes_from_the_column_name(column, heading):
         ("B", "B"),
     ],
 )
-def test_values_read_well(value, text):
+def test_values_read_well(value, shown):
     """Missing numbers are a dash, dates of MJD keep their decimals."""
-    assert _text(value) == text
+    assert text(value) == shown
+
+
+def test_what_needs_a_person_stands_first(busy_day):
+    """Failed checks, quarantined observations, dead letters and candidates to review, with what to do; none on a good day."""
+    letter = {"letter_id": "L", "asset": "mosaic", "partition_key": "2026-01-25-22:00", "status": "pending"}
+    page = render_quality_report(dataclasses.replace(busy_day, dead_letters=rows_of("dead_letter", letter)))
+    assert page.index('<section id="attention">') < page.index('<section id="checks">')
+    found = section(page, "attention")
+    assert "measurement_set: antennas_are_alive failed" in found
+    assert "quarantined: truncated_file" in found
+    assert "mosaic has failed for good" in found
+    assert "candidates wait for review" in found
+    assert "<dt>matters</dt><dd>4</dd>" in found
+    assert "<dt>matters</dt><dd>0</dd>" in section(render_quality_report(make_report()), "attention")
+
+
+def test_timings_blind_sources_and_injections_into_images_are_shown():
+    """The slowest partition by name, sources outside the catalogue, fraction of injected sources found."""
+    timing = {"asset": "continuum_image", "stage": "whole"}
+    page = render_quality_report(
+        make_report(
+            timings=rows_of(
+                "stage_timing",
+                timing | {"partition_key": "2026-01-25T22:25", "duration_s": 4.0},
+                timing | {"partition_key": "2026-01-25T22:30", "duration_s": 9.0},
+            ),
+            blind_sources=rows_of("blind_source", {"source_id": "B1", "kind": "compact", "max_snr": 8.5}),
+            image_injection=rows_of("image_injection", {"snr_bin": "5-7", "n_injected": 50, "n_detected": 40}),
+        )
+    )
+    assert "<td>6.5</td><td>9</td><td>2026-01-25T22:30</td><td>13</td>" in section(page, "timings")
+    assert "<td>B1</td>" in section(page, "blind")
+    assert "<dt>detected</dt><dd>80 %</dd>" in section(page, "image-injections")
