@@ -20,6 +20,7 @@ import dagster as dg
 import polars as pl
 
 from contimg_assets.partitions import observation_partition, window_mjd_range
+from contimg_assets.stages import trace_arrivals
 from contimg_resources.configurable import Observatory
 from contimg_resources.errors import RawFileError
 from contimg_resources.store.connection import Store
@@ -105,7 +106,9 @@ def observe_arrivals(observatory: Observatory, paths: Sequence[Path] | None = No
     fresh = scan_incoming(settings.incoming, known) if paths is None else list(paths)
     examined = [examine(path, observatory.telescope.names) for path in fresh]
     ready = _register(observatory, examined) if examined else []
-    return [*ready, *_settle(store, settings.arrival_wait_s, settings.min_subbands)]
+    ready += _settle(store, settings.arrival_wait_s, settings.min_subbands)
+    trace_arrivals(store, [str(materialization.partition) for materialization in ready])
+    return ready
 
 
 def raw_files_of(partition_key: str, observatory: Observatory) -> list[Path]:

@@ -19,12 +19,14 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
 
 from contimg_assets.science.errors import DataError
+from contimg_assets.stages import observed_stage
 from contimg_resources.errors import RawFileError, ResourceError, StoreError
 from contimg_resources.store.connection import Store
 
@@ -38,7 +40,7 @@ class UncalibratedError(DataError):
 
 @contextmanager
 def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterator[None]:
-    """Time a stage of one partition and turn what it raises into a Dagster failure.
+    """Time and trace a stage of one partition and turn what it raises into a Dagster failure.
 
     Raises
     ------
@@ -49,7 +51,8 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        yield
+        with observed_stage(context, store) as usage:
+            yield
     except dg.Failure:
         raise
     except Exception as error:  # the one broad except: every error becomes a reasoned failure
@@ -70,6 +73,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
                 "run_id": [context.run.run_id],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
+                **{name: [value] for name, value in asdict(usage).items()},
             }
         ),
     )

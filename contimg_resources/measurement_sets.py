@@ -41,8 +41,10 @@ from contimg_resources.measurement_set_rows import (
 )
 from contimg_resources.process_memory import keep_freed_memory
 from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
+from contimg_resources.tracing import traced
 
 
+@traced("io.flag_and_write_measurement_set")
 def write_measurement_set(
     path: Path | str, columns: Mapping[str, Any], *, flagging: Callable[[], Any] = lambda: None
 ) -> Any:
@@ -92,6 +94,7 @@ def write_measurement_set(
     return result
 
 
+@traced("io.read_measurement_set")
 def read_measurement_set(
     path: Path | str, *, field: str | int | None = None, spectral_window: int = 0, column: str = "DATA"
 ) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from astropy.coordinates import EarthLocation
 from numpy.typing import NDArray
 
 from contimg_resources.process_memory import keep_freed_memory
+from contimg_resources.tracing import traced
 from contimg_resources.uvh5_bulk import RowOrder, disagree, scatter_files
 from contimg_resources.uvh5_header import (
     JD_OF_MJD_ZERO,
@@ -35,6 +36,7 @@ from contimg_resources.uvh5_writer import write_subband
 __all__ = ["SubbandHeader", "parse_file_name", "read_observation", "read_subband_header", "write_subband"]
 
 
+@traced("io.read_raw_files")
 def read_observation(
     paths: Sequence[Path], *, n_subbands: int = 16, telescope_name: str | None = None, n_threads: int = 1
 ) -> dict[str, Any]:
