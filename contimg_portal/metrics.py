@@ -91,18 +91,16 @@ class Metrics(Collector):
     Parameters
     ----------
     settings : Settings
-    keep_s : float
-        Answers younger than this are given again.
     """
 
-    def __init__(self, settings: Settings, *, keep_s: float = KEEP_S) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(Products(settings.data).store_path, wait_s=_STORE_WAIT_S)
         self._view = instance_view()
         self._tally = StageTally()
         looks = {"store": self._of_store, "machine": self._of_machine}
         looks |= {"dagster": self._of_dagster} if self._view is not None else {}
-        self._kept = {name: KeptAnswer(look, keep_s=keep_s) for name, look in looks.items()}
+        self._kept = {name: KeptAnswer(look, keep_s=KEEP_S) for name, look in looks.items()}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
