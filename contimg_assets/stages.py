@@ -90,7 +90,7 @@ def _subject(context: dg.AssetExecutionContext, store: Store, asset: str, partit
         return _Subject(tagged or _observation_in(store, partition_key), parent or trace_of(partition_key))
     if parent is not None:
         return _Subject(tagged, parent)
-    found = _new_observations(store, asset, partition_key)
+    found = _observations_since(store, asset, partition_key)
     if not found:
         return _Subject(tagged, None)
     return _Subject(found[0][0], trace_of(found[0][1]), [trace_of(window) for _, window in found[1:]])
@@ -101,7 +101,7 @@ def _observation_in(store: Store, partition_key: str) -> str | None:
     return rows[0][0] if rows else None
 
 
-def _new_observations(store: Store, asset: str, partition_key: str) -> list[tuple[str, str]]:
+def _observations_since(store: Store, asset: str, partition_key: str) -> list[tuple[str, str]]:
     """Observations of a day or hour that came in since an asset last worked on it, the newest first."""
     is_day = len(partition_key) == _DAY_KEY_LENGTH
     first, after = day_window_range(partition_key) if is_day else hour_window_range(partition_key)
