@@ -23,6 +23,7 @@ import polars as pl
 from contimg_assets.partitions import mjd_of_utc, observation_partition
 from contimg_assets.science.arrival_decisions import ArrivalRules, decide, facts_of, stragglers
 from contimg_assets.science.grouping import ObservationGroup, SubbandFile, group_subbands
+from contimg_assets.stages import trace_arrivals
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
@@ -132,7 +133,9 @@ def record_arrivals(
     ]
     _write(store, raw_files, observations, decisions, superseded, removed["path"].to_list())
     decided = {row["observation_id"] for row in decisions}
-    return [_materialization(r) for r in observations if r["status"] == "ready" and r["observation_id"] in decided]
+    ready = [row for row in observations if row["status"] == "ready" and row["observation_id"] in decided]
+    trace_arrivals(store, [row["partition_key"] for row in ready])
+    return [_materialization(row) for row in ready]
 
 
 def _removed(store: Store, gone: Sequence[Path]) -> pl.DataFrame:

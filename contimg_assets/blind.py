@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import structlog
 
 from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
 from contimg_assets.checks import blind as checks
@@ -26,6 +27,8 @@ from contimg_assets.source_pictures import detection_counts
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
 from contimg_resources.store.connection import Store
+
+_LOG = structlog.get_logger(__name__)
 
 _BRIGHT_SNR = 10.0
 """Catalogue sources this bright in the mosaic must be found."""
@@ -76,7 +79,7 @@ def blind_detections(
     with dagster_failures(context, store):
         made = store.query("SELECT first_mjd, last_mjd FROM mosaic WHERE partition_key = ?", [hour])
         if made.is_empty():
-            context.log.info(f"no mosaic of hour {hour}: nothing to do")
+            _LOG.info("nothing_to_do", why="no mosaic of this hour")
             yield from nothing_to_judge(checks.BLIND_DETECTIONS)
             return
         folder = require(products.mosaic_folder(hour))

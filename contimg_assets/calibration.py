@@ -7,6 +7,7 @@ What belongs here: the two assets. Making a table is ``calibration_solving``, ch
 from collections.abc import Iterator
 
 import dagster as dg
+import structlog
 
 from contimg_assets.calibration_registry import active_bandpass, calibrator_transit, register_use
 from contimg_assets.calibration_solving import (
@@ -26,6 +27,8 @@ from contimg_assets.partitions import this_and_previous_day
 from contimg_assets.pictures import bandpass_plot, gain_plot, markdown_image
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
+
+_LOG = structlog.get_logger(__name__)
 
 GAIN_INTERVAL_SNR = 100.0
 """Signal-to-noise ratio that each gain interval keeps: 0.6 deg of phase, less than phases drift in a minute."""
@@ -56,7 +59,7 @@ def bandpass_table(
     with dagster_failures(context, store):
         transit = calibrator_transit(store, day)
         if transit is None:
-            context.log.info(f"no calibrator transited on {day}: this day has no bandpass of its own")
+            _LOG.info("nothing_to_do", why="no calibrator transited: this day has no bandpass of its own")
             yield from nothing_to_judge(checks.BANDPASS_TABLE)
             return
         vis, model = read_sky(observatory, transit["partition_key"])

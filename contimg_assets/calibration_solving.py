@@ -28,6 +28,7 @@ from contimg_assets.checks.judgement import Judgement
 from contimg_assets.provenance import code_version
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
+from contimg_resources.tracing import span
 
 _UNSOLVABLE = frozenset({"too_few_baselines", "solve_failed"})
 """Reasons for which gains cannot be had from sound data: too few antennas, or a field too faint."""
@@ -132,7 +133,7 @@ def solve_or_reuse(
         prior=task.bandpass.content_hash if task.bandpass else "",
     )
     known = known_table(observatory.store, task.kind, context.partition_key, inputs)
-    path = known["path"] if known else _write(observatory, context.partition_key, task, solve())
+    path = known["path"] if known else _write(observatory, context.partition_key, task, _solved(task, solve))
     solutions = Solutions(**read_calibration_table(path))
     row = _row(observatory, context.partition_key, task, solutions) | {"path": str(path), "input_hash": inputs}
     history = table_history(observatory, row)
@@ -184,6 +185,11 @@ def choose_gains(
     detail = {"used_instead": instead} | ({"reason": made.failure} if made.failure else {})
     softened = checks.not_blocking(made.judgements)
     return nearest, [replace(judgement, detail={**judgement.detail, **detail}) for judgement in softened]
+
+
+def _solved(task: SolveTask, solve: Callable[[], Any]) -> Any:
+    with span("solve", kind=task.kind, calibrator=task.calibrator):
+        return solve()
 
 
 def _write(observatory: Observatory, partition_key: str, task: SolveTask, solutions: Any) -> str:

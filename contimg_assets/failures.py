@@ -19,6 +19,7 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -26,6 +27,7 @@ import polars as pl
 
 from contimg_assets.profiling import profiled_stage
 from contimg_assets.science.errors import DataError
+from contimg_assets.stages import observed_stage
 from contimg_resources.errors import RawFileError, ResourceError, StoreError
 from contimg_resources.store.connection import Store
 
@@ -39,7 +41,7 @@ class UncalibratedError(DataError):
 
 @contextmanager
 def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterator[None]:
-    """Time a stage of one partition and turn what it raises into a Dagster failure.
+    """Time and trace a stage of one partition and turn what it raises into a Dagster failure.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        with profiled_stage(context, store):
+        with observed_stage(context, store) as usage, profiled_stage(context, store):
             yield
     except dg.Failure:
         raise
@@ -72,6 +74,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
                 "run_id": [context.run.run_id],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
+                **{name: [value] for name, value in asdict(usage).items()},
             }
         ),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import polars as pl
+import structlog
 
 from contimg_assets.calibration import gain_table
 from contimg_assets.calibration_registry import tables_used
@@ -27,6 +28,9 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.machine import available_memory_bytes
 from contimg_resources.products import require
 from contimg_resources.settings import Settings
+from contimg_resources.tracing import span
+
+_LOG = structlog.get_logger(__name__)
 
 _FEWEST_MATCHES = 3
 """Sources needed before position and flux are compared with the catalogue."""
@@ -86,7 +90,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
         ]
         applying = calibration_engine(observatory.settings.calibration.engine, products.scratch("apply"))
-        calibrated = apply_solutions_with(applying, vis, tables, n_threads=observatory.settings.threads)
+        with span("apply", n_tables=len(tables)):
+            calibrated = apply_solutions_with(applying, vis, tables, n_threads=observatory.settings.threads)
         catalogue = products.read_parquet("reference_catalogue", None)
         apart = separation_deg(
             vis.phase_centre_ra_deg,
@@ -97,14 +102,16 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
         sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
         engine = imaging_engine(observatory.settings.imaging.engine, products.scratch("imaging"))
-        imaged = make_self_calibrated_images(calibrated, image_settings(observatory.settings), sky, engine)
+        with span("grid", what="grid and clean", engine=observatory.settings.imaging.engine):
+            imaged = make_self_calibrated_images(calibrated, image_settings(observatory.settings), sky, engine)
         images = imaged.images
         folder = products.image_folder(partition_key)
         write_image_set(folder, images.columns())
         observation_id = store.query(
             "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
         ).item()
-        summary = measure_image(images, near, calibrated) | imaged.summary()
+        with span("measure", what="image"):
+            summary = measure_image(images, near, calibrated) | imaged.summary()
         rows = image_rows(images, summary, str(folder), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
@@ -226,7 +233,7 @@ def mosaic(
         tiles = tiles_of_hour(store, hour)
         folders, folder = tiles.folders_of(products), products.mosaic_folder(hour)
         if not folders:
-            context.log.info(f"no image to join in hour {hour}: nothing to do")
+            _LOG.info("nothing_to_do", why="no image to join in this hour")
             yield from nothing_to_judge(checks.MOSAIC)
             return
         made = make_mosaic(

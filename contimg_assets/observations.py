@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import dagster as dg
+import structlog
 
 from contimg_assets.arrivals import raw_files_of
 from contimg_assets.checks import observations as checks
@@ -17,6 +18,8 @@ from contimg_assets.failures import dagster_failures
 from contimg_assets.partitions import observations
 from contimg_assets.pictures import flagging_waterfall, markdown_image
 from contimg_resources.configurable import Observatory
+
+_LOG = structlog.get_logger(__name__)
 
 raw_visibilities = dg.AssetSpec(
     "raw_visibilities",
@@ -64,7 +67,7 @@ def measurement_set(
     with dagster_failures(context, store):
         files = raw_files_of(partition_key, observatory)
         if not files:
-            context.log.info(f"no observation began in window {partition_key}: nothing to do")
+            _LOG.info("nothing_to_do", why="no observation began in this window")
             yield from nothing_to_judge(checks.MEASUREMENT_SET)
             return
         products.check_free_space(2 * sum(path.stat().st_size for path in files))

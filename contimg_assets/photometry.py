@@ -24,6 +24,7 @@ from contimg_assets.source_pictures import flux_ratio_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
 from contimg_resources.store.connection import Store
+from contimg_resources.tracing import span
 
 FULL_BAND = "full"
 MEASURED_COLUMNS = (
@@ -62,7 +63,8 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
         folder = require(products.image_folder(partition_key))
         level = observatory.settings.photometry.beam_level
         rng = np.random.default_rng(zlib.crc32(partition_key.encode()))
-        measured, quality = measure_bands(folder, catalogue, level, rng)
+        with span("measure", what="photometry"):
+            measured, quality = measure_bands(folder, catalogue, level, rng)
         rows = measured.with_columns(
             observation_id=pl.lit(observation["observation_id"]), mjd=pl.lit(observation["mjd"])
         )
@@ -186,7 +188,8 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     with dagster_failures(context, store):
         catalogue = products.read_parquet("reference_catalogue", None)
         measured = products.read_parquet("forced_photometry", partition_key)
-        rows = flux_scales(measured, catalogue, observatory.settings.photometry.minimum_references)
+        with span("solve", kind="flux_scale"):
+            rows = flux_scales(measured, catalogue, observatory.settings.photometry.minimum_references)
         references = with_provenance(reference_measurements(measured, catalogue), context)
         store.replace("flux_reference", references, partition_key=partition_key)
         store.replace("flux_scale", with_provenance(rows, context), partition_key=partition_key)

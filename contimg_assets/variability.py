@@ -24,6 +24,7 @@ from contimg_resources.products import Products
 from contimg_resources.store.candidates import record_candidates
 from contimg_resources.store.connection import Store
 from contimg_resources.store.light_curves import points_until
+from contimg_resources.tracing import span
 
 MOST_PICTURES = 3
 
@@ -169,7 +170,8 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
         earlier = earlier_candidates(products, day)
-        search = search_day(store, products, day, SearchSettings(**observatory.settings.ese.model_dump()), earlier)
+        with span("search"):
+            search = search_day(store, products, day, SearchSettings(**observatory.settings.ese.model_dump()), earlier)
         found = search.candidates
         path = products.write_parquet("ese_candidates", day, found)
         record_candidates(

@@ -1,15 +1,13 @@
-"""The portal's application: routes, health, static files, errors as pages or JSON, headers.
+"""The portal's application: routes, static files, errors as pages or JSON, headers.
 
-What the routes show is ``pages.py`` and ``api.py``. The portal only reads products and store, but for reviews; it keeps
-no state of its own, so any number of them may run.
+What the routes show is ``pages.py``, ``api.py`` and, for machines that watch, ``monitoring.py``. The portal only
+reads products and store, but for reviews; it keeps no state of its own, so any number of them may run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import bokeh
 from fastapi import FastAPI, Request, Response
@@ -23,13 +21,15 @@ from contimg_portal import (
     candidate_pages,
     comments,
     events_api,
+    monitoring,
     observation_pages,
     overview_page,
     pages,
     sky_pictures,
     source_pages,
 )
-from contimg_portal.diagnosis import examine_portal
+from contimg_portal.health import Health
+from contimg_portal.metrics import Metrics
 from contimg_portal.store_cache import StoreCache
 from contimg_resources.errors import ResourceError, StoreBusyError
 from contimg_resources.products import Products
@@ -47,7 +47,7 @@ _CONTENT_POLICY = (
 )
 HOME_SITE = ""
 """The portal's own store among the sites."""
-_MACHINE_PATHS = ("/api/", "/health", "/openapi.json")
+_MACHINE_PATHS = ("/api/", "/health", "/metrics", "/openapi.json")
 
 
 _PAGES = (overview_page, observation_pages, source_pages, candidate_pages, pages, sky_pictures)
@@ -80,7 +80,9 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
     app.include_router(api.router)
     app.include_router(comments.router)
     app.include_router(events_api.router)
-    _add_health(app)
+    app.include_router(monitoring.router)
+    app.state.health = Health(settings)
+    app.state.metrics = Metrics(settings)
     _add_errors(app)
     app.middleware("http")(_add_headers)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
@@ -104,31 +106,6 @@ def _add_sites(app: FastAPI, settings: Settings, site: str | None) -> None:
     for mounted in app.routes:
         if isinstance(mounted, Mount) and isinstance(mounted.app, FastAPI):
             mounted.app.state.sites = app.state.sites
-
-
-def _add_health(app: FastAPI) -> None:
-    @app.get("/health/live")
-    def is_alive() -> dict[str, str]:
-        """Answer as long as the process serves requests."""
-        return {"status": "alive"}
-
-    @app.get("/health/ready")
-    def is_ready(request: Request) -> JSONResponse:
-        """200 when the store can be read and the data folder written, else 503 with the reasons."""
-        findings = list(examine_portal(request.app.state.settings, request.app.state.store))
-        # A store that does not exist yet is only a warning for the doctor, but there is nothing to serve.
-        reasons = [f"{f.name}: {f.detail}. {f.remedy}" for f in findings if f.state == "error"]
-        reasons += [f"store: {f.detail}. {f.remedy}" for f in findings if f.name == "store" and f.state == "warn"]
-        status = "not ready" if reasons else "ready"
-        return JSONResponse({"status": status, "reasons": reasons}, status_code=503 if reasons else 200)
-
-    @app.get("/health")
-    def show_health(request: Request) -> dict[str, Any]:
-        """State of every component."""
-        findings = [asdict(f) for f in examine_portal(request.app.state.settings, request.app.state.store)]
-        states = {finding["state"] for finding in findings}
-        worst = next(state for state in ("error", "warn", "ok") if state in states)
-        return {"status": worst, "components": findings}
 
 
 def _add_errors(app: FastAPI) -> None:

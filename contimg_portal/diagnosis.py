@@ -1,7 +1,8 @@
 """What is well and what is not with this installation: each finding with its state, a detail and what to do.
 
-Used by ``contimg doctor`` (all of it) and the portal's ``/health`` (what the portal depends on). Only looks: nothing is
-repaired, no service is started, no network is used.
+Used by ``contimg doctor`` (all of it) and the portal's ``/health`` (``contimg_portal.health``). What has to do with running
+(Dagster, queue, calibration, engines) is ``platform_diagnosis``. Only looks: nothing is repaired, no service is started, no
+network is used.
 """
 
 from __future__ import annotations
@@ -12,20 +13,18 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
+from contimg_portal.findings import Finding
+from contimg_portal.platform_diagnosis import examine_platform
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings, config_path, unknown_variables
 from contimg_resources.store import queries
 from contimg_resources.store.connection import Store
 from contimg_resources.telescope import load_telescope
-
-State = Literal["ok", "warn", "error"]
 
 DISTRIBUTION = "contimg"
 LOW_SPACE_GB = 20.0
@@ -38,16 +37,6 @@ OPTIONAL_PACKAGES = {
     ),
     "aoflagger": "for flagging.engine = aoflagger: pip install -c constraints.txt aoflagger",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    state: State
-    detail: str
-    remedy: str = ""
 
 
 def _required() -> list[str]:
@@ -182,17 +171,13 @@ def examine_numba_cache() -> Iterator[Finding]:
     yield Finding("numba cache", "ok" if is_writable else "warn", str(cache), remedy)
 
 
-def examine_portal(settings: Settings, store: Store) -> Iterator[Finding]:
-    """What the portal depends on: store, folders and disk space."""
-    yield from examine_store(store)
-    yield from examine_folders(settings)
-
-
 def examine_everything(settings: Settings) -> Iterator[Finding]:
     """All findings, in the order an operator would look."""
     yield from examine_settings(settings)
     yield from examine_dependencies()
     yield from examine_folders(settings)
     yield from examine_catalogue(settings)
-    yield from examine_store(Store(Products(settings.data).store_path, wait_s=10.0))
+    store = Store(Products(settings.data).store_path, wait_s=10.0)
+    yield from examine_store(store)
+    yield from examine_platform(settings, store)
     yield from examine_numba_cache()

@@ -25,6 +25,7 @@ from contimg_resources.calibration_table_layout import create_main, write_subtab
 from contimg_resources.errors import CasaError, ProductMissingError
 from contimg_resources.measurement_set_rows import open_measurement_set, open_subtable, utc_mjd
 from contimg_resources.table_folders import casacore_errors, replaced_folder
+from contimg_resources.tracing import traced
 
 SECONDS_PER_DAY = 86_400.0
 _SUBTYPES = {"G": "G Jones", "B": "B Jones"}
@@ -32,6 +33,7 @@ _CORRELATION_NAMES = {1: "I", 5: "RR", 8: "LL", 9: "XX", 12: "YY"}
 """Stokes enumeration of casacore, parallel hands only."""
 
 
+@traced("io.write_calibration_table")
 def write_calibration_table(
     path: Path | str, columns: Mapping[str, Any] | Sequence[Mapping[str, Any]], ms_path: Path | str | None = None
 ) -> None:
@@ -69,6 +71,7 @@ def write_calibration_table(
         main.putkeyword("CONTIMG", _extra(parts, place))
 
 
+@traced("io.read_calibration_table")
 def read_calibration_table(path: Path | str, ms_path: Path | str | None = None) -> dict[str, Any]:
     """Read a G Jones or B Jones table, ours or CASA's, of one spectral window.
 

@@ -8,10 +8,12 @@ definitions.
 import dagster as dg
 from pydantic import PrivateAttr
 
+from contimg_resources.observability import configure_logging
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings, load_settings
 from contimg_resources.store.connection import Store
 from contimg_resources.telescope import Telescope, load_telescope
+from contimg_resources.tracing import configure_tracing
 
 
 class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -21,9 +23,11 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def settings(self) -> Settings:
-        """Validated settings; SettingsError names what is wrong."""
+        """Validated settings, logging and tracing set up by them; SettingsError names what is wrong."""
         if self._settings is None:
             self._settings = load_settings()
+            configure_logging(self._settings)
+            configure_tracing(self._settings.otlp_endpoint)
         return self._settings
 
     @property

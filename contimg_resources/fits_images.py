@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import atomic_write, require
 from contimg_resources.table_folders import replaced_folder, require_space
+from contimg_resources.tracing import traced
 
 SECONDS_PER_DAY = 86_400.0
 FULL_BAND = "full"
@@ -43,6 +44,7 @@ class ImageFileError(ResourceError):
     reason_code = "unreadable_image"
 
 
+@traced("io.read_image")
 def read_image(path: Path | str) -> dict[str, Any]:
     """Read an image of one plane.
 
@@ -144,6 +146,7 @@ def header_cards(
     }
 
 
+@traced("io.write_images")
 def write_image_set(folder: Path | str, columns: Mapping[str, Any]) -> list[Path]:
     """Write all images of an observation into a folder that appears whole or not at all.
 
@@ -180,6 +183,7 @@ def write_image_set(folder: Path | str, columns: Mapping[str, Any]) -> list[Path
     return written
 
 
+@traced("io.write_mosaic")
 def write_mosaic(path: Path | str, weight_path: Path | str, columns: Mapping[str, Any]) -> None:
     """Write a mosaic and its weight map.
 

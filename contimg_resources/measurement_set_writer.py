@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from contimg_resources.errors import CasaError
 from contimg_resources.measurement_set_layout import SECONDS_PER_DAY, create_tables, write_subtables
 from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
+from contimg_resources.tracing import traced
 
 BeginTurning = Callable[[Mapping[str, Any]], Callable[[slice, NDArray[np.complex64]], None]]
 """From all fields of an observation but the bulk to a function that turns some integrations in place."""
@@ -124,6 +125,7 @@ class MeasurementSetDraft:
         """A ``VisibilityStream`` for ``read_observation`` that turns visibilities and writes them here."""
         return TurnedStream(self, begin_turning)
 
+    @traced("io.flag_and_write_measurement_set")
     def finish(self, columns: Mapping[str, Any], flagging: Callable[[], Any] = lambda: None) -> Any:
         """Write all that ``put`` has not.
 

@@ -36,8 +36,10 @@ from contimg_resources.measurement_set_rows import (
 )
 from contimg_resources.process_memory import keep_freed_memory
 from contimg_resources.table_folders import casacore_errors, require_space
+from contimg_resources.tracing import traced
 
 
+@traced("io.read_measurement_set")
 def read_measurement_set(
     path: Path | str, *, field: str | int | None = None, spectral_window: int = 0, column: str = "DATA"
 ) -> dict[str, Any]:

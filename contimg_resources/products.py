@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from contimg_resources.errors import DiskFullError, ProductMissingError, ResourceError
+from contimg_resources.tracing import traced
 
 _PARTITION = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T-](\d{2}):?(\d{2}))?")
 _HASH_DIGITS = 12
@@ -131,6 +132,7 @@ class Products:
         start = len(path.parts) - path.parts[::-1].index("products") - 1
         return self.root.joinpath(*path.parts[start:])
 
+    @traced("io.write_parquet")
     def write_parquet(self, asset: str, partition_key: str | None, frame: pl.DataFrame) -> Path:
         """Write a partition's measurements; the same frame gives the same bytes."""
         path = self.table(asset, partition_key)
@@ -138,6 +140,7 @@ class Products:
         atomic_write(path, lambda stream: frame.write_parquet(stream, compression="zstd"))
         return path
 
+    @traced("io.read_parquet")
     def read_parquet(self, asset: str, partition_key: str | None) -> pl.DataFrame:
         """Read a partition's measurements; ProductMissingError when there are none."""
         return pl.read_parquet(require(self.table(asset, partition_key)))

@@ -20,6 +20,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -30,6 +31,8 @@ from dagster._cli.api import execute_run_command
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
+
+from contimg_resources.tracing import finish_tracing
 
 _WORKER_TAG = "contimg/worker"
 """Run tag: process id and kernel start time of the run's process, so that a reused id is not mistaken for it."""
@@ -47,9 +50,13 @@ def _start_ticks(pid: int) -> str | None:
 def execute_run(serialized_arguments: str) -> None:
     """Run in the forked process: what ``dagster api execute_run`` does, in a process group of its own."""
     os.setsid()
+    warnings.filterwarnings("ignore", "Handling yaml-defined logging", category=dg.BetaWarning)
     callback = execute_run_command.callback
-    if callback is not None:
-        callback(serialized_arguments, None)
+    try:
+        if callback is not None:
+            callback(serialized_arguments, None)
+    finally:
+        finish_tracing()  # a forked process ends without what `atexit` would do
 
 
 class WarmRunLauncher(RunLauncher[Any], ConfigurableClass):

@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
@@ -231,7 +232,11 @@ class Settings(BaseSettings):
     event_secret: SecretStr | None = Field(None, min_length=8, description="signs what webhooks are sent (HMAC-SHA256)")
     profile_stages: Names = Field([], description="assets whose runs leave a flame graph beside their product")
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
-    log_format: Literal["console", "json"] = "console"
+    log_format: Literal["console", "json"] = Field("console", description="lines for people, or a JSON object per line")
+    log_level: LogLevel = Field("info", description="log lines below it are dropped")
+    log_levels: LogLevels = Field(
+        {}, description="levels of single packages: contimg_resources.store=debug, contimg_portal=warning"
+    )
 
     feature_flux_scale: Literal["ensemble", "catalogue"] = Field(
         "ensemble",
@@ -280,6 +285,12 @@ def config_path() -> Path | None:
     """TOML file named by ``CONTIMG_CONFIG``, or None when the variable is not set."""
     named = os.environ.get(CONFIG_VARIABLE, "")
     return Path(named).expanduser().absolute() if named else None
+
+
+def dagster_home() -> Path | None:
+    """Folder of the Dagster instance (``DAGSTER_HOME``), or None when the variable is not set."""
+    named = os.environ.get("DAGSTER_HOME", "")
+    return Path(named).expanduser() if named else None
 
 
 def environment_name(*location: str | int) -> str:

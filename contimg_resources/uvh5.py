@@ -22,6 +22,7 @@ from astropy.coordinates import EarthLocation
 from numpy.typing import NDArray
 
 from contimg_resources.process_memory import keep_freed_memory
+from contimg_resources.tracing import traced
 from contimg_resources.uvh5_bulk import RowOrder, disagree, scatter_files
 from contimg_resources.uvh5_header import (
     JD_OF_MJD_ZERO,
@@ -62,6 +63,7 @@ class _Memory:
         return self._vis
 
 
+@traced("io.read_raw_files")
 def read_observation(
     paths: Sequence[Path],
     *,

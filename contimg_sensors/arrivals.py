@@ -28,6 +28,8 @@ from contimg_assets.observations import measurement_set
 from contimg_assets.partitions import observations
 from contimg_resources.configurable import Observatory
 from contimg_resources.folder_watch import FolderWatch
+from contimg_resources.observability import OBSERVATION_TAG, TRACE_TAG
+from contimg_resources.tracing import trace_of
 
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
@@ -152,13 +154,18 @@ def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
                 job_name=observation_job.name,
                 partition_key=row["partition_key"],
                 asset_selection=_AFTER_MEASUREMENT_SET if row["calibrator"] is not None else None,
-                tags={"contimg/observation": row["observation_id"], "dagster/priority": PRIORITIES["observation"]},
+                tags=_tags(row) | {"dagster/priority": PRIORITIES["observation"]},
             )
+
+
+def _tags(row: dict[str, Any]) -> dict[str, str]:
+    """Whose run it is, and the trace it continues."""
+    return {OBSERVATION_TAG: row["observation_id"], TRACE_TAG: trace_of(row["partition_key"]).traceparent}
 
 
 def _transit_requests(row: dict[str, Any], files: str) -> Iterator[dg.RunRequest]:
     """A transit comes first: its measurement set, then the bandpass of its day."""
-    tags = {"contimg/observation": row["observation_id"]}
+    tags = _tags(row)
     if not row["has_measurement_set"]:
         yield dg.RunRequest(
             run_key=f"transit:{row['observation_id']}:{files}",

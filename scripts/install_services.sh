@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench]
 #
-# For tests Chromium, a font for it and WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
+# For tests Chromium, a font for it, Prometheus and WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
@@ -11,6 +11,7 @@ command -v wsclean >/dev/null || missing+=(wsclean)
 if [[ "${1:-}" != bench ]]; then
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
         || missing+=(chromium fonts-dejavu-core)
+    command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
 fi
 if ((${#missing[@]} == 0)); then
     exit 0
@@ -25,6 +26,13 @@ if ((EUID != 0)); then
     as_root=(sudo)
 fi
 echo "Installing system packages: ${missing[*]}" >&2
+# Packages must not start services here (Prometheus would): while they are installed, Debian's policy says no.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e "$policy" ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
 "${as_root[@]}" apt-get update -qq </dev/null
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
     </dev/null >/dev/null

@@ -31,7 +31,7 @@ def portal(
         from contimg_resources.settings import load_settings
 
         settings = load_settings()
-        configure_logging(settings.log_format)
+        configure_logging(settings)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listener = socket.create_server((host, port), family=family)

@@ -29,6 +29,7 @@ from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
+from contimg_resources.tracing import span
 
 _LOG = structlog.get_logger(__name__)
 stamina.instrumentation.set_on_retry_hooks(())  # waiting its turn is a process's routine; long waits are logged below
@@ -100,7 +101,7 @@ class Store:
                 remedy="Use Store.upsert for registers, Store.append for logs.",
             )
         fitted = fit_frame(target, _in_partition(target, frame, partition_key))
-        with self.transaction() as connection:
+        with span("load", table=table, n_rows=fitted.height), self.transaction() as connection:
             empty_partition(connection, target, partition_key)
             if not target.is_indexed:
                 refuse_known_rows(connection, target, fitted)
@@ -112,7 +113,7 @@ class Store:
         """Insert rows, or update the given columns of rows whose key exists; other columns keep their values."""
         target = _known(table)
         fitted = fit_frame(target, frame, partial=True)
-        with self.transaction() as connection:
+        with span("load", table=table, n_rows=fitted.height), self.transaction() as connection:
             insert(connection, target, fitted, on_conflict="update")
         return fitted.height
 

@@ -217,7 +217,7 @@ def test_ready_portal_says_so(portal):
     assert portal.get("/health/live").json() == {"status": "alive"}
     assert portal.get("/health/ready").json() == {"status": "ready", "reasons": []}
     names = {component["name"] for component in portal.get("/health").json()["components"]}
-    assert names == {"store", "data folder", "incoming folder", "disk space"}
+    assert {"store", "disk", "instance", "daemon", "sensors", "queue", "catalogue", "calibration", "memory"} <= names
 
 
 def test_missing_store_is_explained(data_folder, served):
@@ -240,7 +240,7 @@ def test_damaged_store_is_explained(data_folder, served):
     with served(settings) as client:
         answer = client.get("/")
         assert (answer.status_code, "contimg backfill" in answer.text) == (503, True)
-        assert client.get("/health").json()["status"] == "error"
+        assert client.get("/health").json()["status"] == "unhealthy"
         assert client.get("/health/ready").status_code == 503
 
 
