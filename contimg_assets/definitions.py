@@ -19,13 +19,14 @@ from contimg_assets.observations import raw_visibilities
 from contimg_resources.configurable import Observatory
 from contimg_sensors.arrivals import incoming_observations
 from contimg_sensors.automation import day_automation, hour_automation
+from contimg_sensors.failures import dead_letter_retries, run_failures
 from contimg_sensors.schedules import daily_science
 
 defs = dg.Definitions(
     assets=[raw_visibilities, reference_catalogue, bandpass_table, *OBSERVATION_ASSETS, *HOUR_ASSETS, *DAY_ASSETS],
     asset_checks=[raw_visibilities_checks],
     jobs=[observation_job, bandpass_job, mosaic_job, daily_job, catalogue_job],
-    sensors=[incoming_observations, day_automation, hour_automation],
+    sensors=[incoming_observations, day_automation, hour_automation, run_failures, dead_letter_retries],
     schedules=[daily_science],
     resources={"observatory": Observatory()},
     executor=dg.in_process_executor,

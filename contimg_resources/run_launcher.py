@@ -31,6 +31,8 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLa
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
+from contimg_resources.deadlines import let_process_end
+
 _WORKER_TAG = "contimg/worker"
 """Run tag: process id and kernel start time of the run's process, so that a reused id is not mistaken for it."""
 
@@ -47,6 +49,7 @@ def _start_ticks(pid: int) -> str | None:
 def execute_run(serialized_arguments: str) -> None:
     """Run in the forked process: what ``dagster api execute_run`` does, in a process group of its own."""
     os.setsid()
+    let_process_end()
     callback = execute_run_command.callback
     if callback is not None:
         callback(serialized_arguments, None)

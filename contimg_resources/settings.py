@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSettings, QueueSettings, TimeoutSettings
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
@@ -227,6 +228,10 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    breakers: BreakerSettings = BreakerSettings()
+    queue: QueueSettings = QueueSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -269,7 +274,7 @@ def environment_name(*location: str | int) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
-    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, _Section)]
+    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
     known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
     unknown = [
         name

@@ -23,9 +23,8 @@ from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
 from contimg_assets.observations import measurement_set
 from contimg_resources.configurable import Observatory
+from contimg_sensors.gates import pass_gate
 
-MOST_RUNS_PER_TICK = 24
-"""Creating runs costs 0.2 s each and a tick must end within a minute."""
 _READY = """
     SELECT o.observation_id, o.partition_key, o.start_mjd, o.complete_at, o.calibrator,
            string_agg(f.path || ':' || f.bytes, ' ' ORDER BY f.path) AS files,
@@ -57,7 +56,10 @@ def incoming_observations(context: dg.SensorEvaluationContext, observatory: Obse
     arrived = observe_arrivals(observatory)
     requests = [*catalogue_requests(observatory), *observation_requests(observatory)]
     context.log.info(f"{len(arrived)} observations became ready, {len(requests)} runs wanted")
-    return dg.SensorResult(run_requests=requests[:MOST_RUNS_PER_TICK], asset_events=arrived)
+    passed = pass_gate(context.instance, observatory, requests)
+    for reason in passed.reasons:
+        context.log.warning(reason)
+    return dg.SensorResult(run_requests=passed.requests, skip_reason=passed.skip_reason, asset_events=arrived)
 
 
 def catalogue_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
