@@ -49,5 +49,5 @@ def call_outside(
     except OpenedState as error:
         raise CircuitOpenError(
             f"{service} is not asked", got=f"{failures} failures in a row",
-            expected="a service that answers", remedy=f"Look at the earlier errors; it is tried again {cool_down_s:g} s after the last of them.",
+            expected="a service that answers", remedy=f"Look at the earlier errors. It is tried again after {cool_down_s:g} s.",
         ) from error  # fmt: skip

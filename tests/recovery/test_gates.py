@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 from contimg_assets.definitions import defs
+from contimg_resources.errors import SettingsError
+from contimg_resources.settings import load_settings
 from contimg_resources.store.backlog import backlog
 from contimg_sensors.arrivals import incoming_observations
 from contimg_sensors.failures import dead_letter_retries
@@ -97,13 +99,11 @@ def test_targets_of_opportunity_calibrators_live_and_late_go_in_this_order(platf
 
 
 @pytest.mark.parametrize("text", ["187.7", "400+10", "10+91", "ten+1"])
-def test_a_target_that_is_no_position_is_refused(platform, monkeypatch, text):
+def test_a_target_that_is_no_position_is_refused(monkeypatch, text):
     """The message names the setting."""
-    from contimg_resources.errors import SettingsError
-
     monkeypatch.setenv("CONTIMG_QUEUE__TARGETS_OF_OPPORTUNITY", text)
     with pytest.raises(SettingsError, match="CONTIMG_QUEUE__TARGETS_OF_OPPORTUNITY"):
-        _ = platform.observatory.settings
+        load_settings()
 
 
 def test_the_queue_is_not_flooded(platform, monkeypatch):
