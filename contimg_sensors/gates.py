@@ -93,7 +93,7 @@ def pass_gate(instance: dg.DagsterInstance, observatory: Observatory, wanted: Se
     else:
         ordered = in_order_of_priority(store, wanted, settings.queue, now)
         passed = _admit(instance, store, ordered, settings.queue, now)
-    reasons = [*passed.reasons, *_old_backlog(store, settings.queue, now)]
+    reasons = [*passed.reasons, *_overdue(store, settings.queue, now)]
     _tell(store, "; ".join(reasons), now)
     return replace(passed, reasons=reasons)
 
@@ -311,7 +311,7 @@ def _selecting(request: dg.RunRequest, stages: list[str]) -> dg.RunRequest:
     )
 
 
-def _old_backlog(store: Store, rules: QueueSettings, now: datetime) -> list[str]:
+def _overdue(store: Store, rules: QueueSettings, now: datetime) -> list[str]:
     """What to say of observations that have waited too long."""
     waiting = backlog(store, now=now)
     if waiting.oldest_age_s <= 3600.0 * rules.backlog_limit_h:
