@@ -20,13 +20,22 @@ from contimg_resources.configurable import Observatory
 from contimg_sensors.alerts import alerts, event_webhooks
 from contimg_sensors.arrivals import incoming_observations
 from contimg_sensors.automation import day_automation, hour_automation
+from contimg_sensors.failures import dead_letter_retries, run_failures
 from contimg_sensors.schedules import daily_science
 
 defs = dg.Definitions(
     assets=[raw_visibilities, reference_catalogue, bandpass_table, *OBSERVATION_ASSETS, *HOUR_ASSETS, *DAY_ASSETS],
     asset_checks=[raw_visibilities_checks],
     jobs=[observation_job, bandpass_job, mosaic_job, daily_job, catalogue_job],
-    sensors=[incoming_observations, day_automation, hour_automation, alerts, event_webhooks],
+    sensors=[
+        incoming_observations,
+        day_automation,
+        hour_automation,
+        run_failures,
+        dead_letter_retries,
+        alerts,
+        event_webhooks,
+    ],
     schedules=[daily_science],
     resources={"observatory": Observatory()},
     executor=dg.in_process_executor,

@@ -1,25 +1,35 @@
 """Our errors become Dagster's failures and the observation's status, here and nowhere else.
 
 What belongs here: the decision whether a retry can help, what the operator reads, what the store remembers, and how
-long a stage took. What does not: noticing that something is wrong (science and resources raise).
+long a stage took and may take. What does not: noticing that something is wrong (science and resources raise), and what
+follows for other runs (dead letters and breakers, ``contimg_sensors.failures``).
 
-=====================  ==============================  ========================================
-error                  Dagster                         observation in the store
-=====================  ==============================  ========================================
-DataError              Failure, no retry               quarantined, reason code
-RawFileError           Failure, no retry               quarantined, reason code
-UncalibratedError      Failure, no retry               stays ready, reason ``uncalibrated``
-other ResourceError    Failure, retry if transient     reason code only
-OSError, disk full     Failure, retry                  reason ``disk_full`` / ``io_error``
-anything else          Failure with traceback, none    reason ``software_error``
-=====================  ==============================  ========================================
+=========================  =========  ==========  =========  ============================================
+error                      in the run  later       platform   observation in the store
+=========================  =========  ==========  =========  ============================================
+DataError, RawFileError    no          no          no         quarantined, reason code
+UncalibratedError          no          no          no         stays ready, reason ``uncalibrated``
+ProductMissingError        no          no          no         reason ``product_missing``
+transient ResourceError    retried     retried     yes        reason code (``store_busy``, ``disk_full``...)
+other ResourceError        no          no          yes        reason code (``casatask_failed``...)
+StageTimeoutError          no          retried     yes        reason ``timeout``
+OSError that can pass      retried     retried     yes        ``disk_full``, ``io_error``, ``too_many_files``
+OSError that cannot        no          no          yes        ``file_missing``, ``no_permission``
+MemoryError                retried     retried     yes        reason ``out_of_memory``
+anything else              no          no          yes        reason ``software_error``
+=========================  =========  ==========  =========  ============================================
+
+*In the run*: Dagster's retry policy of the step. *Later*: the sensor ``dead_letter_retries``. *Platform*: the failure says
+something about the platform and counts for the breaker of its stage; one bad observation does not. A process that is
+killed or crashes (a fault in CASA) raises nothing here: the run is lost, Dagster retries it (``dagster.yaml``), and its
+dead letter says ``process_lost``.
 """
 
 import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -28,41 +38,80 @@ import polars as pl
 from contimg_assets.profiling import profiled_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
-from contimg_resources.errors import RawFileError, ResourceError, StoreError
+from contimg_resources.deadlines import time_limit
+from contimg_resources.errors import ProductMissingError, RawFileError, ResourceError, StageTimeoutError, StoreError
+from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For errors that can pass; those that cannot raise a Failure that forbids retries."""
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_OS_REASONS = (
+    (_FULL_DISK, "disk_full", True, "Free space (`contimg retention plan` shows what may go)."),
+    ({errno.ENOMEM}, "out_of_memory", True, "Lower CONTIMG_THREADS or the runs at once in dagster.yaml."),
+    (_TOO_MANY_FILES, "too_many_files", True, "Raise the limit of open files (ulimit -n) of Dagster's daemon."),
+    (_NO_PERMISSION, "no_permission", False, "Correct owner and permissions of the path in the message."),
+    (_MISSING, "file_missing", False, "Make the product that is missing, or bring the file back."),
+)
+"""Reason, whether it can pass, and remedy by kind of OSError; any other may be the disk's or the network's bad moment."""
 
 
 class UncalibratedError(DataError):
     """Raise when no calibration table is valid for an observation: it waits, it is not bad."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from an error."""
+
+    reason_code: str
+    remedy: str
+    status: str | None = None
+    """New status of the observation; None leaves it."""
+    retry_now: bool = False
+    """Whether Dagster's retry policy may run the step again at once."""
+    retry_later: bool = False
+    """Whether a retry after minutes or hours can help without anybody doing anything."""
+    is_platform: bool = True
+    """Whether it says something about the platform, not about one observation: breakers count only such failures."""
+
+
 @contextmanager
 def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterator[None]:
-    """Time and trace a stage of one partition and turn what it raises into a Dagster failure.
+    """Time and trace a stage of one partition, end it when it takes too long, and turn what it raises into a Dagster failure.
 
     Raises
     ------
     dagster.Failure
-        For every error; its description is the four-part message, its metadata the reason code.
+        For every error; its description is the four-part message, its metadata the reason code and the `Verdict`.
     """
     asset = context.asset_key.to_user_string()
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        with observed_stage(context, store) as usage, profiled_stage(context, store):
+        limit_s = load_settings().timeouts.of_stage(asset)
+        with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
             yield
     except dg.Failure:
         raise
     except Exception as error:  # the one broad except: every error becomes a reasoned failure
-        status, reason_code, retry = judge(error)
-        _remember(store, partition_key, status, reason_code, context)
+        verdict = judge(error)
+        _remember(store, partition_key, verdict, context)
         raise dg.Failure(
             description=f"{type(error).__name__}: {error}",
-            metadata={"reason_code": reason_code, "partition": partition_key, "retry_can_help": retry},
-            allow_retries=retry,
+            metadata={
+                "reason_code": verdict.reason_code,
+                "partition": partition_key,
+                "error_class": type(error).__name__,
+                "remedy": verdict.remedy,
+                "retry_can_help": verdict.retry_later,
+                "is_platform": verdict.is_platform,
+            },
+            allow_retries=verdict.retry_now,
         ) from error
     store.upsert(
         "stage_timing",
@@ -80,29 +129,44 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     )
 
 
-def judge(error: Exception) -> tuple[str | None, str, bool]:
-    """New status of the observation (None = unchanged), reason code, and whether a retry can help."""
-    if isinstance(error, UncalibratedError):
-        return None, error.reason_code, False
+def judge(error: Exception) -> Verdict:
+    """Decide what follows from an error; see the table of the module."""
     if isinstance(error, (DataError, RawFileError)):
-        return "quarantined", error.reason_code, False
+        status = None if isinstance(error, UncalibratedError) else "quarantined"
+        return Verdict(error.reason_code, error.remedy, status=status, is_platform=False)
     if isinstance(error, ResourceError):
-        return None, error.reason_code, error.transient
+        return Verdict(
+            error.reason_code,
+            error.remedy,
+            retry_now=error.transient and not isinstance(error, StageTimeoutError),  # it would last as long again
+            retry_later=error.transient,
+            is_platform=not isinstance(error, ProductMissingError),
+        )
+    if isinstance(error, MemoryError):
+        remedy = "Lower CONTIMG_THREADS or the runs at once in dagster.yaml, or give the machine more memory."
+        return Verdict("out_of_memory", remedy, retry_now=True, retry_later=True)
     if isinstance(error, OSError):
-        return None, "disk_full" if error.errno == errno.ENOSPC else "io_error", True
-    return None, "software_error", False
+        return _judge_os_error(error)
+    return Verdict("software_error", "A bug: the run's log has the traceback. Correct it, then retry.")
 
 
-def _remember(
-    store: Store, partition_key: str, status: str | None, reason_code: str, context: dg.AssetExecutionContext
-) -> None:
+def _judge_os_error(error: OSError) -> Verdict:
+    for numbers, reason_code, can_pass, remedy in _OS_REASONS:
+        if error.errno in numbers:
+            return Verdict(reason_code, remedy, retry_now=can_pass, retry_later=can_pass)
+    return Verdict(
+        "io_error", "Look at the disk or the network of the path in the message.", retry_now=True, retry_later=True
+    )
+
+
+def _remember(store: Store, partition_key: str, verdict: Verdict, context: dg.AssetExecutionContext) -> None:
     """Write status and reason of the observation in this partition, if there is one; never hide the first error."""
     try:
         with store.transaction() as connection:
             connection.execute(
                 "UPDATE observation SET status = coalesce(?, status), reason_code = ? WHERE partition_key = ?"
                 " AND reason_code IS DISTINCT FROM 'straggler'",
-                [status, reason_code, partition_key],
+                [verdict.status, verdict.reason_code, partition_key],
             )
     except StoreError as error:
-        context.log.warning(f"the store could not be told the reason {reason_code}: {error}")
+        context.log.warning(f"the store could not be told the reason {verdict.reason_code}: {error}")

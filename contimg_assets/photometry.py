@@ -49,7 +49,8 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
 
     Generalised least squares with the noise correlation of the restoring beam at each catalogue position, blends solved
     together. Fluxes are corrected for the drift-averaged primary beam; local rms and background are as in the image.
-    A non-detection keeps its measured value, which may be negative. Writes Parquet and table forced_photometry, one row
+    A non-detection keeps its measured value, which may be negative; a sub-band whose image is gone has no rows and is named
+    in the metadata. Writes Parquet and table forced_photometry, one row
     per source and band: ``peak_flux_jy_beam``, ``peak_flux_err_jy_beam``, ``local_rms_jy_beam``, ``primary_beam``...
     Read by flux_scale and light_curves. Remade when the images or the catalogue change.
     """
@@ -65,6 +66,8 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
         rng = np.random.default_rng(zlib.crc32(partition_key.encode()))
         with span("measure", what="photometry"):
             measured, quality = measure_bands(folder, catalogue, level, rng)
+        imaged = store.query("SELECT band FROM image WHERE partition_key = ? ORDER BY band", [partition_key])["band"]
+        quality["missing_bands"] = ", ".join(band for band in imaged if band not in set(measured["band"]))
         rows = measured.with_columns(
             observation_id=pl.lit(observation["observation_id"]), mjd=pl.lit(observation["mjd"])
         )
@@ -76,6 +79,7 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
         metadata={
             "path": dg.MetadataValue.path(str(path)),
             "n_sources": full.height,
+            "missing_bands": quality["missing_bands"] or "none",
             "n_detected_5_sigma": int((full["peak_flux_jy_beam"] > 5 * full["peak_flux_err_jy_beam"]).sum()),
             "median_error_jy": float(np.nanmedian(full["peak_flux_err_jy_beam"].to_numpy())),
             "brightest": dg.MetadataValue.json(

@@ -14,6 +14,7 @@ from contimg_portal.commands.calibrate import calibrate
 from contimg_portal.commands.candidates import app as candidates
 from contimg_portal.commands.catalogue import app as catalogue
 from contimg_portal.commands.convert import convert
+from contimg_portal.commands.dead_letters import app as dead_letters
 from contimg_portal.commands.detect import detect
 from contimg_portal.commands.doctor import doctor
 from contimg_portal.commands.flag import flag
@@ -52,6 +53,7 @@ for verb in (
 app.add_typer(candidates, name="candidates")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
+app.add_typer(dead_letters, name="dead-letters")
 
 
 if __name__ == "__main__":

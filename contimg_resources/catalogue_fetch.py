@@ -19,7 +19,8 @@ from pathlib import Path
 
 import polars as pl
 
-from contimg_resources.errors import CatalogueError
+from contimg_resources.errors import CatalogueError, CircuitOpenError
+from contimg_resources.outside import call_outside
 from contimg_resources.products import atomic_write
 from contimg_resources.reference_catalogues import read_catalogue
 
@@ -74,6 +75,8 @@ def fetch_catalogue(survey: str, cone: Cone, cache: Path, max_age_d: float, quer
     ------
     CatalogueError
         For an unknown survey, without network or astroquery, and when the answer is not usable.
+    CircuitOpenError
+        If the server failed repeatedly a moment ago and nothing is cached.
     """
     if survey not in SURVEYS:
         raise CatalogueError(
@@ -85,7 +88,7 @@ def fetch_catalogue(survey: str, cone: Cone, cache: Path, max_age_d: float, quer
     if not from_cache:
         try:
             answer = query(table, cone)
-        except CatalogueError as error:
+        except (CatalogueError, CircuitOpenError) as error:
             if path.is_file():
                 raise CatalogueError(
                     f"{survey} could not be fetched again", got=str(error), expected=f"an answer younger than {max_age_d:g} d",
@@ -111,7 +114,9 @@ def vizier_table(table: str, cone: Cone) -> bytes:
     position = SkyCoord(cone.ra_deg * u.deg, cone.dec_deg * u.deg, frame="icrs")
     client = vizier.Vizier(columns=["**", "_RAJ2000", "_DEJ2000"], row_limit=-1)
     try:
-        tables = client.query_region(position, radius=cone.radius_deg * u.deg, catalog=table)
+        tables = call_outside(
+            "vizier", lambda: client.query_region(position, radius=cone.radius_deg * u.deg, catalog=table)
+        )
     except (OSError, exceptions.RemoteServiceError, exceptions.TimeoutError) as error:
         raise CatalogueError(
             f"VizieR did not answer for {table}", got=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,

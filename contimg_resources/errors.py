@@ -10,6 +10,8 @@ Drawn as a tree::
     ├── DiskFullError               no space left; free some, then retry
     ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
     ├── EngineError                 an outside engine (WSClean, AOFlagger) is not installed or failed
+    ├── StageTimeoutError           a stage took longer than its limit and was ended
+    ├── CircuitOpenError            an outside service failed so often that it is not asked for a while; transient
     └── StoreError                  the store cannot be read or written
         └── StoreBusyError          another process held the file for too long; transient
 
@@ -80,6 +82,20 @@ class EngineError(ResourceError):
     """Raise when a program or package that was chosen as an engine is missing or fails; CASA has its own error."""
 
     reason_code = "engine_failed"
+
+
+class StageTimeoutError(ResourceError):
+    """Raise when a stage exceeds its limit (no TimeoutError, which is an OSError and would be taken for one of files)."""
+
+    transient = True
+    reason_code = "timeout"
+
+
+class CircuitOpenError(ResourceError):
+    """Raise when an outside service is not asked because it failed repeatedly a moment ago."""
+
+    transient = True
+    reason_code = "service_unavailable"
 
 
 class StoreError(ResourceError):

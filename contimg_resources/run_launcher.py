@@ -32,6 +32,7 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLa
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
+from contimg_resources.deadlines import let_process_end
 from contimg_resources.tracing import finish_tracing
 
 _WORKER_TAG = "contimg/worker"
@@ -51,6 +52,7 @@ def execute_run(serialized_arguments: str) -> None:
     """Run in the forked process: what ``dagster api execute_run`` does, in a process group of its own."""
     os.setsid()
     warnings.filterwarnings("ignore", "Handling yaml-defined logging", category=dg.BetaWarning)
+    let_process_end()
     callback = execute_run_command.callback
     try:
         if callback is not None:

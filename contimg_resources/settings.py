@@ -39,6 +39,7 @@ from pydantic_settings import (
 from contimg_resources.errors import SettingsError
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
+from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSettings, QueueSettings, TimeoutSettings
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
@@ -252,6 +253,10 @@ class Settings(BaseSettings):
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()
     pages: PageSettings = PageSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    breakers: BreakerSettings = BreakerSettings()
+    queue: QueueSettings = QueueSettings()
 
     @model_validator(mode="before")
     @classmethod

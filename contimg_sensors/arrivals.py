@@ -9,10 +9,9 @@ bandpass follows; all later observations, and the rest of the transit's own, wai
 ``CONTIMG_CALIBRATION_WAIT_S`` after their completion, and then go with the nearest valid one.
 """
 
-import json
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,8 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.folder_watch import FolderWatch
 from contimg_resources.observability import OBSERVATION_TAG, TRACE_TAG
 from contimg_resources.tracing import trace_of
+from contimg_sensors.gates import pass_gate
 
-MOST_RUNS_PER_TICK = 24
-"""Creating runs costs 0.2 s each and a tick must end within a minute."""
 _READY = """
     SELECT o.observation_id, o.partition_key, o.start_mjd, o.complete_at, o.calibrator,
            string_agg(f.path || ':' || f.bytes || coalesce(':' || epoch_us(f.modified_at), ''), ' ' ORDER BY f.path)
@@ -71,39 +69,16 @@ def incoming_observations(context: dg.SensorEvaluationContext, observatory: Obse
             observatory, _watch_of(observatory), now=utc_now(), patience_s=settings.arrival_patience_s
         )
     wanted = wanted_requests(observatory)
-    made, cursor = not_yet_made(wanted, context.cursor)
-    context.log.info(f"{len(arrived)} observations became ready, {len(wanted)} runs wanted, {len(made)} of them new")
-    return dg.SensorResult(run_requests=made, asset_events=arrived, cursor=cursor)
+    context.log.info(f"{len(arrived)} observations became ready, {len(wanted)} runs wanted")
+    passed = pass_gate(context.instance, observatory, wanted)
+    for reason in passed.reasons:
+        context.log.warning(reason)
+    return dg.SensorResult(run_requests=passed.requests, skip_reason=passed.skip_reason, asset_events=arrived)
 
 
 def wanted_requests(observatory: Observatory) -> list[dg.RunRequest]:
     """Every run that the state of the store asks for, whether or not it was requested before, most urgent first."""
     return [*catalogue_requests(observatory), *observation_requests(observatory)]
-
-
-def not_yet_made(wanted: Iterable[dg.RunRequest], cursor: str | None) -> tuple[list[dg.RunRequest], str]:
-    """Choose the requests to make in this tick, and remember them.
-
-    Observations that were requested and still wait, or failed, must not take the places of later ones.
-
-    Parameters
-    ----------
-    wanted : iterable of RunRequest
-        In the order of urgency.
-    cursor : str, optional
-        As returned last time: which of the wanted requests have been made.
-
-    Returns
-    -------
-    list of RunRequest
-        At most `MOST_RUNS_PER_TICK`.
-    str
-        The next cursor. What is not wanted any more is forgotten; run keys keep it from running twice.
-    """
-    known = set(json.loads(cursor)) if cursor else set()
-    marks = {f"{zlib.crc32((request.run_key or '').encode()):08x}": request for request in wanted}
-    new = [mark for mark in marks if mark not in known][:MOST_RUNS_PER_TICK]
-    return [marks[mark] for mark in new], json.dumps(sorted((known & marks.keys()) | set(new)))
 
 
 def _watch_of(observatory: Observatory) -> FolderWatch:

@@ -42,7 +42,8 @@ def judge_photometry(
     rows : polars.DataFrame
         Table ``forced_photometry``, all bands.
     quality : mapping
-        ``n_inside`` (catalogue sources in the beam), ``blank_pull``, ``n_blank``, ``methods_ratio``, ``n_bright``.
+        ``n_inside`` (catalogue sources in the beam), ``blank_pull``, ``n_blank``, ``methods_ratio``, ``n_bright``,
+        ``missing_bands`` (of which there is no image any more, empty when none).
     """
     n_bands, n_inside = rows["band"].n_unique(), int(quality["n_inside"])
     missing = n_bands * n_inside - rows.height
@@ -60,7 +61,7 @@ def judge_photometry(
                 MOST_UNMEASURED_FRACTION,
                 "rows missing",
                 blocking=True,
-                detail={"n_sources": n_inside, "n_bands": n_bands},
+                detail={"n_sources": n_inside, "n_bands": n_bands, "missing_bands": quality["missing_bands"] or "none"},
             ),
             Judgement(
                 "errors_match_scatter",

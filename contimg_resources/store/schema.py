@@ -246,13 +246,13 @@ _TABLES = (
         """letter_id VARCHAR, asset! VARCHAR, partition_key VARCHAR, run_id VARCHAR, job_name VARCHAR, first_at! TIMESTAMP,
         last_at! TIMESTAMP, error_class VARCHAR, reason_code VARCHAR, message! VARCHAR, remedy VARCHAR, n_attempts! INTEGER,
         status! VARCHAR, next_retry_at TIMESTAMP, retry_run_id VARCHAR, resolved_at TIMESTAMP, resolved_by VARCHAR,
-        resolution VARCHAR""",
+        resolution VARCHAR, is_platform BOOLEAN""",
     ),
     _table(
         "dead_letter_event",
         "event_id",
         """event_id VARCHAR, letter_id! VARCHAR, at! TIMESTAMP, kind! VARCHAR, by! VARCHAR, run_id VARCHAR,
-        detail VARCHAR""",
+        detail VARCHAR, reason_code VARCHAR""",
     ),
     _table(
         "breaker",

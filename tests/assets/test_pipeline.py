@@ -224,7 +224,8 @@ def test_a_full_disk_stops_before_anything_is_written(telescope, monkeypatch: py
     from contimg_assets.failures import judge
     from contimg_resources.errors import DiskFullError
 
-    assert judge(DiskFullError("full", remedy="free some")) == (None, "disk_full", True)
+    verdict = judge(DiskFullError("full", remedy="free some"))
+    assert (verdict.status, verdict.reason_code, verdict.retry_now) == (None, "disk_full", True)
     with pytest.raises(DiskFullError, match="Free space"):
         telescope.observatory.products.check_free_space(1)
     assert not telescope.observatory.products.measurement_set(transit).exists()

@@ -44,9 +44,9 @@ def home(tmp_path_factory):
         yield instance
 
 
-def launch(instance: dg.DagsterInstance, folder: Path, seconds: float) -> dg.DagsterRun:
+def launch(instance: dg.DagsterInstance, folder: Path, seconds: float, job_file: str = JOB_FILE) -> dg.DagsterRun:
     """Start the job that leaves its process id and sleeps."""
-    (folder / "small.py").write_text(JOB_FILE)
+    (folder / "small.py").write_text(job_file)
     job = ReconstructableRepository.for_file(str(folder / "small.py"), "defs").get_reconstructable_job("small_job")
     run = instance.create_run_for_job(
         job.get_definition(),

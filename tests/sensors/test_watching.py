@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, timedelta
 
-import dagster as dg
 import numpy as np
 import pytest
 
 from contimg_resources.heartbeats import gone_quiet
-from contimg_sensors.arrivals import MOST_RUNS_PER_TICK, not_yet_made
 from tests.sensors.raw_folder import START, RawFolder, raw_bytes
 
 CADENCE = timedelta(seconds=309)
@@ -106,18 +104,6 @@ def test_sensor_and_writers_are_heard(raw_folder: RawFolder):
     raw_folder.now += timedelta(hours=1)
     quiet = gone_quiet(raw_folder.observatory.store, raw_folder.now.replace(tzinfo=None))
     assert {silence.name for silence in quiet} >= {"sensor:incoming_observations", "writer:sb00"}
-
-
-def test_requests_that_were_made_leave_their_place_to_others():
-    """Runs that wait or failed do not keep later observations from being requested; nothing is forgotten or doubled."""
-    wanted = [dg.RunRequest(run_key=f"observation:{number}") for number in range(MOST_RUNS_PER_TICK + 5)]
-    first, cursor = not_yet_made(wanted, None)
-    assert first == wanted[:MOST_RUNS_PER_TICK]
-    second, cursor = not_yet_made(wanted, cursor)
-    assert second == wanted[MOST_RUNS_PER_TICK:]
-    assert not_yet_made(wanted, cursor)[0] == []
-    _, shorter = not_yet_made(wanted[-1:], cursor)
-    assert len(shorter) < len(cursor)
 
 
 def test_an_observation_of_the_prediction_era_is_decided(raw_folder: RawFolder, monkeypatch: pytest.MonkeyPatch):
