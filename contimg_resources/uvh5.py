@@ -164,7 +164,9 @@ def _rows(header: SubbandHeader, group: h5py.Group) -> RowOrder:
     one = order[np.searchsorted(numbers, stored1, sorter=order)]
     two = order[np.searchsorted(numbers, stored2, sorter=order)]
     if len({array.shape for array in stored.values()}) != 1 or stored1.ndim != 1:
-        raise disagree(str(header.path), f"shapes {[array.shape for array in stored.values()]}", "one entry for each row")
+        raise disagree(
+            str(header.path), f"shapes {[array.shape for array in stored.values()]}", "one entry for each row"
+        )
     time_jd, time_index = np.unique(stored["time_array"], return_inverse=True)
     low, high, is_auto = np.minimum(one, two), np.maximum(one, two), one == two
     pairs, pair_index = np.unique((low * len(numbers) + high)[~is_auto], return_inverse=True)

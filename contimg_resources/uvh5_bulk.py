@@ -131,7 +131,9 @@ def _check_shapes(datasets: list[h5py.Dataset], header: SubbandHeader, n_row: in
         is_right = len(shape) in (3, 4) and shape[0] == n_row and shape[-2] == n_chan and shape[-1] >= n_pol
         if not is_right or (len(shape) == 4 and shape[1] != 1) or shape[-1] != datasets[0].shape[-1]:
             raise disagree(
-                str(header.path), f"{dataset.name} of shape {shape}", f"({n_row}, {n_chan}, {n_pol}) or more polarisations"
+                str(header.path),
+                f"{dataset.name} of shape {shape}",
+                f"({n_row}, {n_chan}, {n_pol}) or more polarisations",
             )
 
 

@@ -140,9 +140,7 @@ def _read(paths: list[Path], answer: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_damaged_files_are_errors_with_a_reason_never_a_crash_or_a_hang(
-    sound: list[bytes], tmp_path: Path
-) -> None:
+def test_damaged_files_are_errors_with_a_reason_never_a_crash_or_a_hang(sound: list[bytes], tmp_path: Path) -> None:
     """Of 200 damaged files each is refused with a reason code or read (damage in numbers), within seconds, by a living process."""
     context = multiprocessing.get_context("fork")
     outcomes: Counter[str] = Counter()
