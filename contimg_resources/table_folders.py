@@ -21,7 +21,6 @@ from pathlib import Path
 
 from contimg_resources.errors import CasaError, DiskFullError
 
-
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 """Of Linux's renameat2(2)."""
 

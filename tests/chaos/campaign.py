@@ -127,7 +127,7 @@ class Campaign:
         """The store of this campaign."""
         return Store(Products(self.data).store_path)
 
-    def run(self, step: Step, trouble: Trouble = Trouble()) -> int:  # noqa: B008 (frozen)
+    def run(self, step: Step, trouble: Trouble = Trouble()) -> int:
         """Run a step, with trouble or without; return its exit code, negative for a signal."""
         counted = self.root / f"{step.name}.operations"
         process = self._context.Process(
