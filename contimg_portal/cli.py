@@ -22,6 +22,7 @@ from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
 from contimg_portal.commands.simulate import simulate
+from contimg_portal.commands.store import app as store
 from contimg_portal.commands.variability import variability
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ for verb in (
     app.command(name=verb.__name__)(verb)
 app.add_typer(candidates, name="candidates")
 app.add_typer(catalogue, name="catalogue")
+app.add_typer(store, name="store")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from contimg_portal.cli import app
 from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
 from tests.chaos.campaign import Campaign, Step, Trouble
 
@@ -95,3 +99,24 @@ def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, tmp_
             holder.stdout.close()
     assert n_failed >= 3
     assert_equal(campaign, undisturbed)
+
+
+def test_store_check_finds_what_was_broken(undisturbed: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound store passes `contimg store check`; each kind of damage is found and named, and fails the command."""
+    copy = undisturbed.root / "data" / "sound.duckdb"
+    shutil.copy(undisturbed.store.path, copy)
+    monkeypatch.setenv("CONTIMG_DATA", str(undisturbed.data))
+    sound = CliRunner().invoke(app, ["store", "check", "--json"])
+    assert (sound.exit_code, json.loads(sound.stdout)["found"]) == (0, [])
+    image = Path(undisturbed.store.query("SELECT path FROM image WHERE band = 'full' LIMIT 1").item())
+    image.rename(image.with_suffix(".away"))
+    with undisturbed.store.transaction() as connection:
+        connection.execute("INSERT INTO light_curve SELECT * FROM light_curve LIMIT 1")
+        connection.execute("DELETE FROM source WHERE source_id = (SELECT min(source_id) FROM forced_photometry)")
+        connection.execute("UPDATE variability_statistics SET weighted_mean_flux_jy = 2 * weighted_mean_flux_jy")
+    broken = CliRunner().invoke(app, ["store", "check", "--json"])
+    image.with_suffix(".away").rename(image)
+    shutil.move(copy, undisturbed.store.path)
+    assert broken.exit_code == 1
+    kinds = {row["kind"] for row in json.loads(broken.stdout)["found"]}
+    assert kinds == {"missing_product", "doubled_row", "orphan", "rows_and_product_differ", "wrong_statistics"}
