@@ -13,7 +13,7 @@ KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-dev demo start test check format bench clean
+.PHONY: help install install-test install-dev demo start test chaos check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ test: $(TESTING) $(KERNELS) ## all tests, services included
 	scripts/install_services.sh
 	@mkdir -p .contimg
 	$(BIN)/pytest -n 2 --dist loadfile --junitxml=.contimg/test-results.xml --durations=10
+
+chaos: $(TESTING) $(KERNELS) ## KILLS=100 processes killed at seeded points; afterwards everything must equal an undisturbed run
+	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
 
 check: $(TESTING) ## lint, format, types, and whether Dagster can load the definitions
 	$(BIN)/ruff check .

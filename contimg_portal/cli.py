@@ -24,6 +24,7 @@ from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
 from contimg_portal.commands.simulate import simulate
+from contimg_portal.commands.store import app as store
 from contimg_portal.commands.variability import variability
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ app.add_typer(candidates, name="candidates")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(store, name="store")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
-_FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT}
+_FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Products:

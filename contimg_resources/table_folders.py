@@ -3,12 +3,14 @@
 What belongs here: the atomic replacement of a folder, the check of free space and the naming of casacore's errors, shared
 by measurement sets and calibration tables. What does not: what is in the tables.
 
-Method: write to a hidden sibling, sync every file, rename. A rename cannot replace a folder that has files, so the old one is
-moved aside first and removed last.
+Method: write to a hidden sibling, sync every file, exchange both names in one step (renameat2), remove the old folder. So a
+process killed at any point leaves the old product or the new one, and of two that make the same product the last stands.
+Rejected: moving the old folder aside first, after which a kill leaves no product at all.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -19,6 +21,9 @@ from pathlib import Path
 
 from contimg_resources.errors import CasaError, DiskFullError
 
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
+"""Of Linux's renameat2(2)."""
+
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
@@ -28,16 +33,24 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_folder(temporary)
-        previous = target.with_name(f"{temporary.name}.previous")
-        if target.exists():
-            target.rename(previous)
-        temporary.rename(target)
-        if previous.is_dir():
-            shutil.rmtree(previous)
-        else:
-            previous.unlink(missing_ok=True)
+        _take_place(temporary, target)
+        if temporary.is_file():  # a file had the name before
+            temporary.unlink()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    """Give a folder the name of its target in one step; what had the name before gets the temporary one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Another process may make or remove the same product between the two attempts: then the other one applies.
+    for flags in (_RENAME_NOREPLACE, _RENAME_EXCHANGE) * 3:
+        if libc.renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(target), flags) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EEXIST, errno.ENOENT):
+            raise OSError(code, f"cannot give {temporary.name} its place: {os.strerror(code)}", str(target))
+    raise OSError(errno.EBUSY, "other processes keep making and removing it", str(target))
 
 
 @contextmanager

@@ -36,6 +36,10 @@ from contimg_resources.uvh5_writer import write_subband
 __all__ = ["SubbandHeader", "parse_file_name", "read_observation", "read_subband_header", "write_subband"]
 
 
+_LARGEST_GRID = 2
+"""Times and baselines may have this many places for each row; gaps are flagged."""
+
+
 class VisibilityStream(Protocol):
     """Takes visibilities while they are read, so that they need not be held in memory."""
 
@@ -188,9 +192,17 @@ def _rows(header: SubbandHeader, group: h5py.Group) -> RowOrder:
         raise disagree(str(header.path), "antenna numbers that are not in antenna_numbers", "known antennas")
     one = order[np.searchsorted(numbers, stored1, sorter=order)]
     two = order[np.searchsorted(numbers, stored2, sorter=order)]
+    if len({array.shape for array in stored.values()}) != 1 or stored1.ndim != 1:
+        raise disagree(
+            str(header.path), f"shapes {[array.shape for array in stored.values()]}", "one entry for each row"
+        )
     time_jd, time_index = np.unique(stored["time_array"], return_inverse=True)
     low, high, is_auto = np.minimum(one, two), np.maximum(one, two), one == two
     pairs, pair_index = np.unique((low * len(numbers) + high)[~is_auto], return_inverse=True)
+    # Damaged times or antennas make a grid that is mostly holes, and memory for it may be all there is.
+    if len(time_jd) * len(pairs) > _LARGEST_GRID * max(1, len(low) - int(np.count_nonzero(is_auto))):
+        got = f"{len(time_jd)} times and {len(pairs)} baselines in {len(low)} rows"
+        raise disagree(str(header.path), got, "a row for most baselines at most times")
     active = np.union1d(one, two)
     target = np.empty(len(one), dtype=np.int64)
     target[~is_auto] = time_index[~is_auto] * len(pairs) + pair_index

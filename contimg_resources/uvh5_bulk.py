@@ -96,10 +96,9 @@ def scatter_files(
             if header is not reference:
                 _check_rows(file["Header"], header, rows, reference)
             datasets = [file["Data"][name] for name in _BULK]
+            _check_shapes(datasets, header, len(rows.target))
             n_subbands = n_chan // len(header.frequency_hz)
             low = (n_subbands - 1 - number) * len(header.frequency_hz)
-            if datasets[0].shape[0] != len(rows.target):
-                raise disagree(str(header.path), f"{datasets[0].shape[0]} rows", f"{len(rows.target)} rows")
             files.append((_Part.of(columns, samples[index], low, datasets[0].shape[-1], header), datasets))
         pool = stack.enter_context(ThreadPoolExecutor(n_threads))
         shared = threading.local()
@@ -168,6 +167,20 @@ def _check_rows(group: h5py.Group, header: SubbandHeader, rows: RowOrder, refere
     for name, expected in rows.stored.items():
         if not np.array_equal(group[name][()], expected):
             raise disagree(str(header.path), f"another {name}", f"that of {reference.path.name}")
+
+
+def _check_shapes(datasets: list[h5py.Dataset], header: SubbandHeader, n_row: int) -> None:
+    """The compiled loops below do not look whether a row is as long as the header says: it is made sure of here."""
+    n_chan, n_pol = len(header.frequency_hz), max(header.correlation_index) + 1
+    for dataset in datasets:
+        shape = dataset.shape
+        is_right = len(shape) in (3, 4) and shape[0] == n_row and shape[-2] == n_chan and shape[-1] >= n_pol
+        if not is_right or (len(shape) == 4 and shape[1] != 1) or shape[-1] != datasets[0].shape[-1]:
+            raise disagree(
+                str(header.path),
+                f"{dataset.name} of shape {shape}",
+                f"({n_row}, {n_chan}, {n_pol}) or more polarisations",
+            )
 
 
 def _check_finite(part: _Part, n_cross: int) -> None:

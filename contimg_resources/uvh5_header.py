@@ -36,6 +36,9 @@ _FALLBACK_CLOCK_MJD = 55_000.0
 _CLOCK_TOLERANCE_D = 1.0 / 24.0
 """Header and file name may differ by buffering and jitter, never by an hour."""
 
+_NONSENSE = (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, MemoryError)
+"""What h5py and numpy raise where bytes, types or shapes of a file are not what they should be (found by fuzzing)."""
+
 _PARALLEL_HANDS = {-5: "XX", -6: "YY", -1: "RR", -2: "LL"}
 """AIPS codes of the correlations we keep."""
 
@@ -142,6 +145,8 @@ def open_raw(path: Path) -> Iterator[h5py.File]:
                 remedy=again + " (A compression filter unknown to h5py gives the same message.)",
                 reason_code="truncated_file",
             ) from error
+        except _NONSENSE as error:
+            raise _malformed(path, f"{type(error).__name__}: {error}", "entries of UVH5's types and shapes") from error
 
 
 def read_subband_header(path: Path, *, telescope_name: str | None = None) -> SubbandHeader:
@@ -183,8 +188,11 @@ def _describe(path: Path, header: h5py.Group) -> SubbandHeader:
     if not kept:
         raise _malformed(path, f"polarisations {codes}", "XX and YY, or RR and LL")
     times = header["time_array"]
-    if times.shape[0] == 0:
-        raise _malformed(path, "no integrations", "at least one integration")
+    if times.ndim != 1 or times.shape[0] == 0:
+        raise _malformed(path, f"times of shape {times.shape}", "one time for each row")
+    frequency_hz = np.asarray(header["freq_array"][()], dtype=np.float64).ravel()
+    if not (frequency_hz.size and np.all(np.isfinite(frequency_hz)) and np.all(frequency_hz > 0.0)):
+        raise _malformed(path, f"frequencies {frequency_hz[:3]}", "positive channel frequencies (Hz)")
     pointing_dec_deg, ra_deg, dec_deg = _direction(path, header)
     return SubbandHeader(
         path=path,
@@ -193,7 +201,7 @@ def _describe(path: Path, header: h5py.Group) -> SubbandHeader:
         start_mjd=float(times[0]) - JD_OF_MJD_ZERO - 0.5 * integration_s / 86_400.0,
         integration_s=integration_s,
         n_time=int(header["Ntimes"][()]),
-        frequency_hz=np.asarray(header["freq_array"][()], dtype=np.float64).ravel(),
+        frequency_hz=frequency_hz,
         channel_width_hz=abs(float(np.atleast_1d(header["channel_width"][()]).ravel()[0])),
         correlations=tuple(_PARALLEL_HANDS[codes[place]] for place in kept),
         correlation_index=tuple(kept),

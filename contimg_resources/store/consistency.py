@@ -1,0 +1,133 @@
+"""Whether the store agrees with itself and with the products: what `contimg store check` finds.
+
+What belongs here: questions about rows and files that should always have the same answer. What does not: mending (the partition
+is made again in Dagster), and the formula of the statistics, which the caller brings because it is science.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from contimg_resources.products import Products
+from contimg_resources.store.connection import Store
+from contimg_resources.store.light_curves import points_of_sources
+from contimg_resources.store.schema import TABLES
+
+Recompute = Callable[[pl.DataFrame, float], pl.DataFrame]
+"""Points and a time (MJD) to rows of table ``variability_statistics``."""
+
+_FILES = (
+    ("image", "path", "true"),
+    ("mosaic", "path", "true"),
+    ("mosaic", "weight_path", "true"),
+    ("calibration_table", "path", "status = 'active'"),
+    ("calibration_use", "path", "path IS NOT NULL"),
+)
+"""Table, column that names a product, and the rows whose product must exist."""
+_BELONGS_TO = (
+    ("forced_photometry", "source_id", "source"),
+    ("forced_photometry", "observation_id", "observation"),
+    ("image", "observation_id", "observation"),
+    ("flux_scale", "observation_id", "observation"),
+    ("calibration_use", "observation_id", "observation"),
+    ("light_curve", "source_id", "source"),
+    ("variability_statistics", "source_id", "source"),
+)
+"""Table, column, and the register that must know its value. A candidate that is gone leaves its history: no orphan."""
+_PARQUET = {
+    "forced_photometry": "forced_photometry",
+    "light_curves": "light_curve",
+    "variability_statistics": "variability_statistics",
+}
+"""Asset and the table that its Parquet files fill."""
+_COMPARED = ("n_epochs", "weighted_mean_flux_jy", "modulation_index", "eta")
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Inconsistency:
+    """One thing that does not agree, and where."""
+
+    kind: str
+    """missing_product, orphan, doubled_row, rows_and_product_differ or wrong_statistics."""
+    table: str
+    subject: str
+
+
+def inconsistencies(store: Store, products: Products, recompute: Recompute) -> list[Inconsistency]:
+    """Everything that does not agree, in a fixed order; nothing for a sound store."""
+    return [
+        *_missing_products(store),
+        *_orphans(store),
+        *_doubled_rows(store),
+        *_differing_products(store, products),
+        *_wrong_statistics(store, recompute),
+    ]
+
+
+def _missing_products(store: Store) -> Iterator[Inconsistency]:
+    for table, column, condition in _FILES:
+        rows = store.query(f"SELECT DISTINCT {column} FROM {table} WHERE {condition} ORDER BY 1")  # noqa: S608 (own text)
+        for path in rows[column]:
+            if not Path(path).exists():
+                yield Inconsistency("missing_product", table, path)
+
+
+def _orphans(store: Store) -> Iterator[Inconsistency]:
+    for table, column, owner in _BELONGS_TO:
+        rows = store.query(f"SELECT DISTINCT {column} FROM {table} ANTI JOIN {owner} USING ({column}) ORDER BY 1")  # noqa: S608
+        for name in rows[column]:
+            yield Inconsistency("orphan", table, f"{column} {name} is not in {owner}")
+
+
+def _doubled_rows(store: Store) -> Iterator[Inconsistency]:
+    """Of tables whose identity no index guards."""
+    for table in TABLES.values():
+        if not table.is_indexed:
+            key = ", ".join(table.key)
+            rows = store.query(f"SELECT {key} FROM {table.name} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL")  # noqa: S608
+            for row in rows.iter_rows():
+                yield Inconsistency("doubled_row", table.name, ", ".join(map(str, row)))
+
+
+def _differing_products(store: Store, products: Products) -> Iterator[Inconsistency]:
+    """Parquet files and the rows of their partitions: as many in both, none without the other."""
+    for asset, table in _PARQUET.items():
+        rows = store.query(f"SELECT partition_key, count(*) AS n FROM {table} GROUP BY ALL ORDER BY ALL")  # noqa: S608
+        counted = {products.table(asset, key): int(n) for key, n in rows.iter_rows()}
+        folder = products.root / "products" / asset
+        # A stem without a dot is the product; what is kept beside it to save time has a second suffix.
+        found = {path for path in folder.glob("*/*.parquet") if "." not in path.stem}
+        for path in sorted(found | set(counted)):
+            n_product = pl.scan_parquet(path).select(pl.len()).collect().item() if path in found else 0
+            if n_product != counted.get(path, 0):
+                subject = f"{path}: {n_product} rows in the product, {counted.get(path, 0)} in the store"
+                yield Inconsistency("rows_and_product_differ", table, subject)
+
+
+def _wrong_statistics(store: Store, recompute: Recompute) -> Iterator[Inconsistency]:
+    """The newest day's statistics against the light curves they are of."""
+    kept = store.query(
+        "SELECT * FROM variability_statistics WHERE partition_key = (SELECT max(partition_key) FROM variability_statistics)"
+    )
+    if kept.is_empty():
+        return
+    as_of_mjd = float(kept["as_of_mjd"][0])
+    points = points_of_sources(store, kept["source_id"].unique().to_list(), as_of_mjd)
+    again = recompute(points, as_of_mjd)
+    joined = kept.join(again, on=["source_id", "band"], how="full", suffix="_again", coalesce=True)
+    is_wrong = (
+        pl.any_horizontal(
+            (pl.col(name).cast(pl.Float64) - pl.col(f"{name}_again").cast(pl.Float64).fill_nan(None)).abs()
+            > _TOLERANCE * (1.0 + pl.col(name).cast(pl.Float64).abs())
+            for name in _COMPARED
+        ).fill_null(value=False)
+        | pl.col("n_epochs").is_null()
+        | pl.col("n_epochs_again").is_null()
+    )
+    for source_id, band in joined.filter(is_wrong).select("source_id", "band").sort("source_id", "band").iter_rows():
+        yield Inconsistency("wrong_statistics", "variability_statistics", f"{source_id} {band}")

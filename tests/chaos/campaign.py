@@ -1,0 +1,199 @@
+"""A small campaign run through the real assets, one process per step, any of which can be killed at a chosen point.
+
+Each step is a fork of a warm process, as ``contimg_resources.run_launcher`` starts runs, and works on a Dagster instance,
+a store and products on disk. A point is the n-th file operation of Python in the process (open, rename, remove, mkdir:
+where half a product could be left) or a fraction of the time that the step takes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from contimg_resources.products import Products
+from contimg_resources.store.connection import Store
+from contimg_resources.store.schema import TABLES
+
+OBSERVATION_CHAIN = ["gain_table", "continuum_image", "forced_photometry", "flux_scale"]
+FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
+"""Tables that say what happened and when, which a run that was killed changes."""
+WALL_TIME = {"run_id", "at", "first_seen_at", "complete_at", "modified_at", "requested_at", "started_at"}
+FULL_DISK_BYTES = 4096
+"""No file may grow beyond this once the disk is full."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the platform."""
+
+    name: str
+    job: str
+    partition_key: str | None = None
+    assets: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What happens to a step, and when: after so many file operations or, in the parent, so many seconds."""
+
+    kind: str = "none"
+    operations: int = 0
+    seconds: float = 0.0
+
+
+def _count_operations(trouble: Trouble) -> Callable[[], int]:
+    """Count file operations of this process, and let the trouble happen at its point; give what reads the count."""
+    n_operations = 0
+
+    def hook(event: str, _arguments: tuple[Any, ...]) -> None:
+        nonlocal n_operations
+        if event not in FILE_OPERATIONS:
+            return
+        n_operations += 1
+        if n_operations == trouble.operations and trouble.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if n_operations == trouble.operations and trouble.kind == "disk full":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK_BYTES, FULL_DISK_BYTES))
+
+    sys.addaudithook(hook)
+    return lambda: n_operations
+
+
+def _perform(step: Step, environment: dict[str, str], home: str, counted: Path, trouble: Trouble) -> None:
+    """Run a step in the forked process; the exit code says whether it succeeded."""
+    import dagster as dg
+
+    from contimg_assets.arrivals import observe_arrivals
+    from contimg_assets.definitions import defs
+    from contimg_resources.configurable import Observatory
+
+    os.environ.update(environment)
+    with dg.DagsterInstance.local_temp(home) as instance:
+        counter = _count_operations(trouble)
+        if step.job == "arrivals":
+            observe_arrivals(Observatory())
+            is_done = True
+        else:
+            is_done = (
+                defs.resolve_job_def(step.job)
+                .execute_in_process(
+                    partition_key=step.partition_key,
+                    instance=instance,
+                    asset_selection=None if step.assets is None else [dg.AssetKey(name) for name in step.assets],
+                    raise_on_error=False,
+                )
+                .success
+            )
+    if trouble.kind == "none":
+        counted.write_text(str(counter()))
+    sys.exit(0 if is_done else 1)
+
+
+class Campaign:
+    """One data folder and Dagster instance, and what the steps cost there."""
+
+    def __init__(self, root: Path, raw: Path) -> None:
+        self.root, self.raw = root, raw
+        self.data = root / "data"
+        (root / "home").mkdir(parents=True)
+        self.environment = {
+            "CONTIMG_DATA": str(self.data),
+            "CONTIMG_INCOMING": str(raw / "incoming"),
+            "CONTIMG_CATALOGUE": str(raw / "truth" / "catalogue.parquet"),
+            "CONTIMG_THREADS": "1",
+            "CONTIMG_MINIMUM_FREE_GB": "0",
+        }
+        self.seconds: dict[str, float] = {}
+        self.operations: dict[str, int] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["contimg_assets.warm"])
+
+    @property
+    def store(self) -> Store:
+        """The store of this campaign."""
+        return Store(Products(self.data).store_path)
+
+    def run(self, step: Step, trouble: Trouble = Trouble()) -> int:
+        """Run a step, with trouble or without; return its exit code, negative for a signal."""
+        counted = self.root / f"{step.name}.operations"
+        process = self._context.Process(
+            target=_perform, args=(step, self.environment, str(self.root / "home"), counted, trouble)
+        )
+        began = time.monotonic()
+        process.start()
+        if trouble.kind == "kill" and trouble.seconds:
+            process.join(trouble.seconds)
+            process.kill()
+        process.join()
+        if trouble.kind == "none":
+            self.seconds[step.name] = time.monotonic() - began
+            if counted.exists():
+                self.operations[step.name] = int(counted.read_text())
+        return int(process.exitcode or 0)
+
+    def steps(self) -> list[Step]:
+        """All runs in the order in which the sensors would ask for them; arrivals must have been seen."""
+        found = self.store.query("SELECT partition_key FROM observation ORDER BY calibrator NULLS LAST")
+        transit, field = found["partition_key"].to_list()
+        day = transit[:10]
+        return [
+            Step("catalogue", "catalogue_job"),
+            Step("conversion", "observation_job", transit, ("measurement_set",)),
+            Step("calibration", "bandpass_job", day),
+            Step("imaging of the transit", "observation_job", transit, tuple(OBSERVATION_CHAIN)),
+            Step("whole observation", "observation_job", field),
+            Step("mosaic", "mosaic_job", f"{field[:10]}-{field[11:13]}:00"),
+            Step("day", "daily_job", day),
+        ]
+
+    def content(self) -> dict[str, pl.DataFrame]:
+        """Rows of every table whose rows follow from the data, without times of day, runs and the place of the folder."""
+        rows = {}
+        for table in sorted(set(TABLES) - LOGS):
+            frame = self.store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")
+            frame = frame.drop(name for name in frame.columns if name in WALL_TIME)
+            rows[table] = frame.with_columns(pl.col(pl.String).str.replace_all(str(self.root), "", literal=True))
+        return rows
+
+    def products(self) -> dict[str, Any]:
+        """Every visible product by its place, with what it says."""
+        folder = self.data / "products"
+        places = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if not any(part[0] == "." for part in path.relative_to(folder).parts)
+        ]
+        tables = [path for path in places if path.suffix in {".ms", ".bcal", ".gcal"}]
+        files = [path for path in places if path.is_file() and not any(table in path.parents for table in tables)]
+        return {str(path.relative_to(folder)): digest(path, str(self.root)) for path in [*tables, *files]}
+
+
+def digest(path: Path, root: str) -> Any:
+    """What a product says, in a form that can be compared; the report carries the time it was made."""
+    from contimg_resources.calibration_tables import content_hash
+    from contimg_resources.measurement_sets import read_measurement_set
+
+    if path.suffix == ".ms":
+        columns = read_measurement_set(path)
+        return {name: np.asarray(value).tobytes() for name, value in columns.items() if isinstance(value, np.ndarray)}
+    if path.suffix in {".bcal", ".gcal"}:
+        return content_hash(path)
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path).with_columns(pl.col(pl.String).str.replace_all(root, "", literal=True)).rows()
+    if path.suffix == ".json":
+        return json.loads(path.read_text().replace(root, ""))
+    return "a report" if path.suffix == ".html" else path.read_bytes()
