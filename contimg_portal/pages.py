@@ -19,8 +19,10 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 
 from contimg_portal import formats, plots
-from contimg_portal.api import Limit, Offset, OpenStore, paginate
+from contimg_portal.answers import paginate
+from contimg_portal.api import OpenStore
 from contimg_portal.lens_models import lens_models
+from contimg_portal.parameters import Limit, Offset
 from contimg_resources.store import queries
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)

@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_api import ApiSettings
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
@@ -209,7 +210,7 @@ class Settings(BaseSettings):
     )
     minimum_free_gb: float = Field(2.0, ge=0, description="free disk space below which nothing is written")
 
-    portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing; absent: no writing")
+    portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing, itself or as sha256:<hex>; absent: no writing")
     alert_urls: Secrets = Field([], description="where alerts go (apprise URLs)")
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
     log_format: Literal["console", "json"] = "console"
@@ -227,6 +228,7 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     photometry: PhotometrySettings = PhotometrySettings()
     ese: EseSettings = EseSettings()
+    api: ApiSettings = ApiSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -269,7 +271,7 @@ def environment_name(*location: str | int) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
-    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, _Section)]
+    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
     known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
     unknown = [
         name
@@ -337,7 +339,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
 def _suggestion(location: tuple[str | int, ...]) -> str:
     if len(location) > 1:
         section = Settings.model_fields[str(location[0])].default
-        known = list(type(section).model_fields) if isinstance(section, _Section) else []
+        known = list(type(section).model_fields) if isinstance(section, BaseModel) else []
     else:
         known = list(Settings.model_fields)
     return f"; allowed: {', '.join(known)}"
