@@ -284,7 +284,9 @@ def show_candidate(store: OpenStore, candidate_id: PathName) -> Response:
     if found is None:
         raise _missing("candidate", candidate_id)
     evidence = json.loads(found["evidence"]) if found["evidence"] else None
-    return json_answer({**found, "evidence": evidence, "events": rows_of(queries.candidate_events(store, candidate_id))})
+    return json_answer(
+        {**found, "evidence": evidence, "events": rows_of(queries.candidate_events(store, candidate_id))}
+    )
 
 
 @router.post("/candidates/{candidate_id}/review", dependencies=[Depends(require_token)], responses=REFUSALS)

@@ -165,5 +165,5 @@ async def _add_headers(request: Request, call_next: Callable[[Request], Awaitabl
     response = await call_next(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
-    response.headers["Content-Security-Policy"] = _CONTENT_POLICY
+    response.headers.setdefault("Content-Security-Policy", _CONTENT_POLICY)
     return response

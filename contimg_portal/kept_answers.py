@@ -114,7 +114,7 @@ def _key(scope: Scope) -> Key | None:
     if scope["type"] != "http" or scope["method"] != "GET":
         return None
     path = str(scope["path"])
-    if path != "/" and not path.removeprefix("/api/v1").startswith(_KEPT) or path.endswith("/variability"):
+    if (path != "/" and not path.removeprefix("/api/v1").startswith(_KEPT)) or path.endswith("/variability"):
         return None
     headers = Headers(scope=scope)
     if "authorization" in headers or "range" in headers:

@@ -218,9 +218,7 @@ def list_alerts(
     form: Format = "json",
 ) -> Response:
     """Alerts, newest first."""
-    return _list(
-        store, "alert", {"status": status, "severity": severity, "rule": rule}, limit, offset, form, "alerts"
-    )
+    return _list(store, "alert", {"status": status, "severity": severity, "rule": rule}, limit, offset, form, "alerts")
 
 
 @router.get("/heartbeats", response_model=page_of(row_model("heartbeat")), responses=exports("heartbeats"))
@@ -261,8 +259,6 @@ def show_disk(request: Request) -> Disk:
     return disk_of(request)
 
 
-def _list(
-    store: Store, table: str, where: dict[str, Any], limit: int, offset: int, form: str, name: str
-) -> Response:
+def _list(store: Store, table: str, where: dict[str, Any], limit: int, offset: int, form: str, name: str) -> Response:
     question: Callable[..., pl.DataFrame] = lambda **span: listings.rows(store, table, where=where, **span)  # noqa: E731
     return list_answer(question, limit, offset, form, name)

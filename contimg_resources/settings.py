@@ -210,7 +210,9 @@ class Settings(BaseSettings):
     )
     minimum_free_gb: float = Field(2.0, ge=0, description="free disk space below which nothing is written")
 
-    portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing, itself or as sha256:<hex>; absent: no writing")
+    portal_token: SecretStr | None = Field(
+        None, min_length=8, description="needed for writing, itself or as sha256:<hex>; absent: no writing"
+    )
     alert_urls: Secrets = Field([], description="where alerts go (apprise URLs)")
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="OpenTelemetry collector")
     log_format: Literal["console", "json"] = "console"

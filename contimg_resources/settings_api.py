@@ -22,6 +22,8 @@ class ApiSettings(BaseModel):
     cors_origins: Annotated[list[str], BeforeValidator(_split_list)] = Field(
         [], description="other web sites whose pages may read the API, e.g. https://survey.example.org; none by default"
     )
-    answers_kept_s: float = Field(10.0, ge=0, le=3600, description="how long an answer is good while the store is written")
+    answers_kept_s: float = Field(
+        10.0, ge=0, le=3600, description="how long an answer is good while the store is written"
+    )
     largest_body_mb: float = Field(32.0, gt=0, le=1024, description="largest request that is read")
     queued_jobs: int = Field(8, ge=1, le=1000, description="computations that may wait; more are refused with 503")

@@ -88,7 +88,7 @@ def acknowledge_alert(store: Store, alert_id: str, decided: Decided) -> str:
             [decided.naive_at, decided.by.strip(), alert_id],
         )
         connection.execute(
-            'INSERT INTO alert_history (event_id, alert_id, "at", kind, by, detail) VALUES (?, ?, ?, ?, ?, ?)',
+            'INSERT INTO alert_history (event_id, alert_id, "at", kind, "by", detail) VALUES (?, ?, ?, ?, ?, ?)',
             [uuid.uuid4().hex, alert_id, decided.naive_at, "acknowledged", decided.by.strip(), decided.reason.strip()],
         )
     return "acknowledged"
@@ -119,6 +119,6 @@ def _refused(kind: str, name: str, status: str, reason_code: str) -> StoreError:
 
 def _note_letter(connection: duckdb.DuckDBPyConnection, letter_id: str, kind: str, decided: Decided) -> None:
     connection.execute(
-        'INSERT INTO dead_letter_event (event_id, letter_id, "at", kind, by, detail) VALUES (?, ?, ?, ?, ?, ?)',
+        'INSERT INTO dead_letter_event (event_id, letter_id, "at", kind, "by", detail) VALUES (?, ?, ?, ?, ?, ?)',
         [uuid.uuid4().hex, letter_id, decided.naive_at, kind, decided.by.strip(), decided.reason.strip()],
     )

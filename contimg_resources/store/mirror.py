@@ -2,7 +2,7 @@
 
 What belongs here: comparing and copying. When it happens is ``snapshot.py``. Tables whose partitions have noted content
 (``partitions.py``) are compared by that and copied by partition; others by a hash of their rows and copied whole, up to
-``LARGEST_TABLE`` rows.
+``CopySizes.largest_table`` rows.
 
 Light-curve points of the copy lie in the order of sources, so that one source's points are one piece of it (1 ms at 1e7
 rows; in the order of days, as in the file, everything must be read). Points that came later lie beside them until they
@@ -25,13 +25,8 @@ import polars as pl
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.schema import TABLES
 
-LARGEST_TABLE = 300_000
-"""Rows of a table that is still copied whole; larger ones (forced photometry) are asked in the file."""
-_ROWS_AT_ONCE = 1_000_000
-"""Rows of partitions taken from the file at once, so that writers wait 0.2 s and memory stays small."""
 _BESIDE = 0.15
 """Points beside the sorted ones, in proportion to them, from which they are sorted in."""
-_FEWEST_BESIDE = 200_000
 _BY_PARTITION = ("light_curve", "variability_statistics")
 _NOT_SHOWN = ("flux_reference", "partition_content")
 _WORD = re.compile(r"\w+")
@@ -39,6 +34,20 @@ _NEWEST_STATISTICS = """
     CREATE OR REPLACE TABLE newest_statistics AS SELECT * FROM variability_statistics
     QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1
 """
+
+
+@dataclass(frozen=True, slots=True)
+class CopySizes:
+    """What is copied, and how."""
+
+    small_file_bytes: int = 32_000_000
+    """A file up to this size is compared while a question waits: some 20 to 100 ms."""
+    largest_table: int = 300_000
+    """Rows of a table that is still copied whole; larger ones (forced photometry) are asked in the file."""
+    rows_at_once: int = 1_000_000
+    """Rows of partitions taken from the file at once for the first copy, so that writers wait 0.2 s and memory stays small."""
+    fewest_beside: int = 200_000
+    """Points that may always lie beside the sorted ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +73,20 @@ class Changes:
 
 
 class Mirror:
-    """The copy. Safe for threads: everyone asks through a cursor of their own."""
+    """The copy. Safe for threads: everyone asks through a cursor of their own.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    sizes : CopySizes
+    """
+
+    def __init__(self, sizes: CopySizes) -> None:
+        self._sizes = sizes
         self._folder = tempfile.TemporaryDirectory(prefix="contimg-portal-", ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "copy.duckdb"
         # One thread for each question: the portal answers several at once.
         self._engine = duckdb.connect(str(path), config={"threads": 1})
+        self._engine.execute("SET enable_progress_bar = false")
         self._marks: dict[str, Mapping[str, str] | tuple[int, int]] = {}
         self._tables_of: dict[str, frozenset[str]] = {}
         self.names: frozenset[str] = frozenset()
@@ -80,9 +96,7 @@ class Mirror:
                 columns = table.create_statement().split("(", 1)[1]
                 for part in ("sorted_points", "later_points"):
                     self._engine.execute(f"CREATE TABLE {part} ({columns}")
-                self._engine.execute(
-                    "CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points"
-                )
+                self._engine.execute("CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points")
             elif table.name not in _NOT_SHOWN:
                 self._engine.execute(table.create_statement())
         self._engine.execute(_NEWEST_STATISTICS)
@@ -133,7 +147,7 @@ class Mirror:
                     if change is not None:
                         tables[name] = change
                     continue
-            if n_rows > LARGEST_TABLE:
+            if n_rows > self._sizes.largest_table:
                 left_out.add(name)
             elif (whole := self._changed_table(connection, name, n_rows)) is not None:
                 tables[name] = whole
@@ -150,12 +164,13 @@ class Mirror:
             return None, True
         taken, n_rows = [], 0
         for partition in changed:
-            if taken and n_rows + contents[partition][1] > _ROWS_AT_ONCE and not self.names:
+            if taken and n_rows + contents[partition][1] > self._sizes.rows_at_once and not self.names:
                 break
             taken.append(partition)
             n_rows += contents[partition][1]
         rows = connection.sql(
-            f'SELECT * FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))', params=[taken]  # noqa: S608
+            f'SELECT * FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',
+            params=[taken],
         ).pl()
         mark = {partition: mark for partition, mark in held.items() if partition not in gone}
         mark |= {partition: contents[partition][0] for partition in taken}
@@ -181,10 +196,11 @@ class Mirror:
             if "variability_statistics" in changes.tables and changes.is_complete:
                 cursor.execute(_NEWEST_STATISTICS)
             if changes.is_complete:
-                _sort_in(cursor)
+                _sort_in(cursor, self._sizes.fewest_beside)
         self._marks |= {name: change.mark for name, change in changes.tables.items()}
         if changes.is_complete:
-            self.names = frozenset({*TABLES, "newest_statistics"} - changes.left_out)
+            derived = set() if "variability_statistics" in changes.left_out else {"newest_statistics"}
+            self.names = frozenset(set(TABLES) - changes.left_out | derived)
 
 
 @contextmanager
@@ -203,14 +219,15 @@ def _empty(cursor: duckdb.DuckDBPyConnection, name: str, change: TableChange) ->
         cursor.execute(f'TRUNCATE "{name}"')
     else:
         cursor.execute(
-            f'DELETE FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))', [list(change.partitions)]  # noqa: S608
+            f'DELETE FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',
+            [list(change.partitions)],
         )
 
 
 def _insert(cursor: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) -> None:
     if rows.height:
         cursor.register("incoming_rows", rows)
-        cursor.execute(f'INSERT INTO "{name}" BY NAME FROM incoming_rows')  # noqa: S608 (from the schema)
+        cursor.execute(f'INSERT INTO "{name}" BY NAME FROM incoming_rows')
         cursor.unregister("incoming_rows")
 
 
@@ -220,12 +237,12 @@ def _apply_points(cursor: duckdb.DuckDBPyConnection, change: TableChange) -> Non
     _insert(cursor, "later_points", change.rows)
 
 
-def _sort_in(cursor: duckdb.DuckDBPyConnection) -> None:
+def _sort_in(cursor: duckdb.DuckDBPyConnection, fewest_beside: int) -> None:
     """Sort all points if those beside the sorted ones are enough."""
     [(n_sorted, n_later)] = cursor.execute(
         "SELECT (SELECT count(*) FROM sorted_points), (SELECT count(*) FROM later_points)"
     ).fetchall()
-    if n_later > max(_FEWEST_BESIDE, _BESIDE * n_sorted):
+    if n_later > max(fewest_beside, _BESIDE * n_sorted):
         cursor.execute("CREATE TABLE in_order AS FROM light_curve ORDER BY source_id, band, epoch_mjd")
         cursor.execute("DROP VIEW light_curve")
         cursor.execute("DROP TABLE sorted_points")

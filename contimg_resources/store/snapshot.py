@@ -28,15 +28,15 @@ import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.store.connection import Store
-from contimg_resources.store.mirror import Mirror
+from contimg_resources.store.mirror import CopySizes, Mirror
 
 _LOG = structlog.get_logger(__name__)
-_SMALL_BYTES = 32_000_000
-"""A file up to this size is compared while the question waits: some 20 to 100 ms."""
 _HASTE_S = 0.2
 """So long a comparison waits for the file while a question waits for the comparison."""
 _REST = 5.0
 """After a long comparison nothing is done for this many times its duration."""
+_TURN_OF_WRITERS_S = 0.1
+"""Between two parts of the first copy, in which whoever waits for the file can have it."""
 _BUSY_REST_S = 0.5
 """After a comparison that did not get the file."""
 
@@ -74,10 +74,13 @@ class SnapshotStore(Store):
         The DuckDB file.
     wait_s : float
         How long writing, or a question the copy cannot answer, waits for the file.
+    sizes : CopySizes
+        From which sizes things are done differently.
     """
 
-    def __init__(self, path: Path, *, wait_s: float = 60.0) -> None:
+    def __init__(self, path: Path, *, wait_s: float = 60.0, sizes: CopySizes | None = None) -> None:
         super().__init__(path, wait_s=wait_s)
+        self._sizes = sizes or CopySizes()
         self._mirror: Mirror | None = None
         self._begun: Mirror | None = None
         """A first copy that is not complete yet."""
@@ -93,7 +96,8 @@ class SnapshotStore(Store):
     @property
     def newest_statistics(self) -> str:
         """Table of the copy, or what `Store` says while there is none."""
-        return super().newest_statistics if self._mirror is None else "newest_statistics"
+        mirror = self._mirror
+        return "newest_statistics" if mirror and "newest_statistics" in mirror.names else super().newest_statistics
 
     @property
     def age_s(self) -> float | None:
@@ -177,7 +181,7 @@ class SnapshotStore(Store):
     def is_small(self) -> bool:
         """Whether the file is small enough to be compared at every question."""
         signature = self._signature()
-        return signature is not None and signature[1] <= _SMALL_BYTES
+        return signature is not None and signature[1] <= self._sizes.small_file_bytes
 
     def _current(self) -> Mirror | None:
         """The copy to ask, renewed first if that is quick; None if the file must be asked."""
@@ -208,13 +212,14 @@ class SnapshotStore(Store):
     def _renew_patiently(self) -> None:
         with self._turn:
             while not self._renew(self.wait_s):
-                pass
+                time.sleep(_TURN_OF_WRITERS_S)
 
     def _renew(self, wait_s: float) -> bool:
         """Compare and copy; whether the copy is complete, or cannot be made now. Only with the turn."""
         started = time.monotonic()
-        made = self._mirror or self._begun or Mirror()
+        made = self._mirror or self._begun or Mirror(self._sizes)
         self._begun = None if made is self._mirror else made
+        known = made.names
         try:
             with Store(self.path, wait_s=wait_s).reading() as connection:
                 signature = self._signature()
@@ -228,7 +233,7 @@ class SnapshotStore(Store):
             self._remove_copies()
             self._next_look = time.monotonic() + _BUSY_REST_S
             return True
-        self._generation += bool(changes.tables)
+        self._generation += bool(changes.tables) or made.names != known
         if not changes.is_complete:
             return False
         self._begun, self._mirror, self._mirrored, self._checked_at = None, made, signature, started
