@@ -72,6 +72,13 @@ def page_of(rows: type[BaseModel]) -> type[BaseModel]:
     return create_model(f"{rows.__name__}Page", limit=(int, ...), offset=(int, ...), **fields)
 
 
+def parts_model(name: str, *, one: Mapping[str, str], many: Mapping[str, str]) -> type[BaseModel]:
+    """What OpenAPI says of an answer that joins a row of some tables and rows of others, by name of the part."""
+    fields: dict[str, Any] = {part: (row_model(table), ...) for part, table in one.items()}
+    fields |= {part: (list[row_model(table)], ...) for part, table in many.items()}  # type: ignore[misc]
+    return create_model(name, **fields)
+
+
 def exports(name: str) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of the other formats of a list."""
     content = {media.split(";")[0]: {"schema": {"type": "string"}} for media, _ in _MEDIA.values()}

@@ -22,6 +22,7 @@ from contimg_portal.answers import (
     list_answer,
     page_of,
     paginate,
+    parts_model,
     row_model,
     rows_of,
 )
@@ -42,6 +43,7 @@ from contimg_portal.parameters import (
     Reason,
     RightAscension,
     Word,
+    YesOrNo,
 )
 from contimg_resources.store import listings, queries
 from contimg_resources.store.candidates import Review, review_candidate
@@ -111,19 +113,21 @@ def list_observations(
     )
 
 
-class Observation(BaseModel):
-    """One observation with everything made of it."""
+_OBSERVATION = parts_model(
+    "Observation",
+    one={"observation": "observation"},
+    many={
+        "files": "raw_file",
+        "images": "image",
+        "calibration": "calibration_use",
+        "flux_scale": "flux_scale",
+        "checks": "check_result",
+        "timings": "stage_timing",
+    },
+)
 
-    observation: row_model("observation")  # type: ignore[valid-type]
-    files: list[row_model("raw_file")]  # type: ignore[misc]
-    images: list[row_model("image")]  # type: ignore[misc]
-    calibration: list[row_model("calibration_use")]  # type: ignore[misc]
-    flux_scale: list[row_model("flux_scale")]  # type: ignore[misc]
-    checks: list[row_model("check_result")]  # type: ignore[misc]
-    timings: list[row_model("stage_timing")]  # type: ignore[misc]
 
-
-@router.get("/observations/{observation_id}", response_model=Observation)
+@router.get("/observations/{observation_id}", response_model=_OBSERVATION)
 def show_observation(store: OpenStore, observation_id: PathName) -> Response:
     """One observation: its files, images, calibration, checks and timings."""
     by_id = {"observation_id": observation_id}
@@ -149,7 +153,7 @@ def show_observation(store: OpenStore, observation_id: PathName) -> Response:
 
 
 @router.get("/sources", response_model=_SOURCES, responses=exports("sources"))
-def list_sources(
+def list_sources(  # noqa: PLR0913, PLR0917 (each is a parameter of the request)
     store: OpenStore,
     limit: Limit = 100,
     offset: Offset = 0,
@@ -161,7 +165,7 @@ def list_sources(
     min_eta: Number = None,
     min_modulation_index: Number = None,
     min_flux_jy: Number = None,
-    is_reference: bool | None = None,
+    is_reference: YesOrNo = None,
     form: Format = "json",
 ) -> Response:
     """Sources with their newest statistics in a band, the most variable first; within a cone the nearest first."""
@@ -181,15 +185,14 @@ def list_sources(
     return list_answer(lambda **span: listings.sources(store, wanted, **span), limit, offset, form, "sources")
 
 
-class Source(BaseModel):
-    """One source."""
+_SOURCE = parts_model(
+    "Source",
+    one={"source": "source"},
+    many={"statistics": "variability_statistics", "candidates": "ese_candidate"},
+)
 
-    source: row_model("source")  # type: ignore[valid-type]
-    statistics: list[row_model("variability_statistics")]  # type: ignore[misc]
-    candidates: list[row_model("ese_candidate")]  # type: ignore[misc]
 
-
-@router.get("/sources/{source_id}", response_model=Source)
+@router.get("/sources/{source_id}", response_model=_SOURCE)
 def show_source(store: OpenStore, source_id: PathName) -> Response:
     """One source: position, newest statistics in every band, candidates."""
     found = queries.source(store, source_id)

@@ -21,7 +21,19 @@ from pydantic import BaseModel
 from contimg_portal.access import require_token
 from contimg_portal.answers import exports, json_answer, list_answer, page_of, row_model, rows_of
 from contimg_portal.api import PROBLEMS, REFUSALS, OpenStore
-from contimg_portal.parameters import Day, Format, Limit, Offset, Partition, PathName, Person, QueryName, Reason, Word
+from contimg_portal.parameters import (
+    Day,
+    Format,
+    Limit,
+    Offset,
+    Partition,
+    PathName,
+    Person,
+    QueryName,
+    Reason,
+    Word,
+    YesOrNo,
+)
 from contimg_resources.products import Products
 from contimg_resources.store import decisions, listings
 from contimg_resources.store.connection import Store
@@ -70,7 +82,7 @@ def list_checks(
     offset: Offset = 0,
     asset: Word = None,
     partition_key: Partition = None,
-    passed: bool | None = None,
+    passed: YesOrNo = None,
     form: Format = "json",
 ) -> Response:
     """Results of checks, newest first."""

@@ -162,14 +162,15 @@ class Mirror:
         changed = [partition for partition in contents if held.get(partition) != contents[partition][0]]
         if not gone and not changed and isinstance(known, Mapping):
             return None, True
-        taken, n_rows = [], 0
+        taken: list[str] = []
+        n_rows = 0
         for partition in changed:
             if taken and n_rows + contents[partition][1] > self._sizes.rows_at_once and not self.names:
                 break
             taken.append(partition)
             n_rows += contents[partition][1]
         rows = connection.sql(
-            f'SELECT * FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',
+            f'SELECT * FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',  # noqa: S608
             params=[taken],
         ).pl()
         mark = {partition: mark for partition, mark in held.items() if partition not in gone}
@@ -219,7 +220,7 @@ def _empty(cursor: duckdb.DuckDBPyConnection, name: str, change: TableChange) ->
         cursor.execute(f'TRUNCATE "{name}"')
     else:
         cursor.execute(
-            f'DELETE FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',
+            f'DELETE FROM "{name}" WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))',  # noqa: S608
             [list(change.partitions)],
         )
 
