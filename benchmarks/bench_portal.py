@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
 import random
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -177,6 +180,16 @@ def start_portal(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     return portal, port
 
 
+def wait_for_copy(port: int) -> float:
+    """Wait until the portal has its first copy of the store; how long that took, s."""
+    started = time.monotonic()
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/disk", timeout=60) as answer:
+            if json.load(answer)["copy_age_s"] is not None:
+                return time.monotonic() - started
+        time.sleep(0.5)
+
+
 def main() -> None:
     """Fill the store if it is not there, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -184,7 +197,6 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=N_DAYS)
     parser.add_argument("--duration-s", type=float, default=DURATION_S)
     parser.add_argument("--pause-s", type=float, default=0.0, help="mean pause of a client between requests")
-    parser.add_argument("--warm-up-s", type=float, default=90.0, help="time for the first copy")
     parser.add_argument("--folder", type=Path, default=ROOT / ".contimg" / "bench" / "portal")
     options = parser.parse_args()
     names = source_names(options.sources)
@@ -197,7 +209,7 @@ def main() -> None:
     stop, written = threading.Event(), []
     writer = threading.Thread(target=write_until, args=(stop, store.path, names, options.days, written))
     try:
-        time.sleep(options.warm_up_s)
+        copy_s = wait_for_copy(port)
         writer.start()
         times = asyncio.run(visit_all(port, names, N_CLIENTS, options.duration_s, options.pause_s))
         peak_mb = psutil.Process(portal.pid).memory_info().rss / 1e6
@@ -206,10 +218,10 @@ def main() -> None:
         writer.join()
         portal.terminate()
         portal.wait()
-    _report(times, written, peak_mb, options)
+    _report(times, written, peak_mb, copy_s, options)
 
 
-def _report(times: list[Any], written: list[float], peak_mb: float, options: argparse.Namespace) -> None:
+def _report(times: list[Any], written: list[float], peak_mb: float, copy_s: float, options: argparse.Namespace) -> None:
     seconds = np.array([second for *_, second in times])
     errors = Counter(f"{status} {kind}" for kind, status, _ in times if status != 200)
     p95_s = float(np.quantile(seconds, 0.95))
@@ -227,6 +239,8 @@ def _report(times: list[Any], written: list[float], peak_mb: float, options: arg
         "max_s": round(float(seconds.max()), 3),
         "p50_and_p95_s": by_kind,
         "pause_s": options.pause_s,
+        "first_copy_s": round(copy_s, 1),
+        "load_average_at_end": [round(load, 1) for load in os.getloadavg()],
         "partitions_replaced": len(written),
         "replacement_median_s": round(float(np.median(written)), 3),
         "replacement_max_s": round(max(written), 3),

@@ -248,6 +248,8 @@ class Disk(BaseModel):
     free_bytes: int
     store_bytes: int
     minimum_free_bytes: int
+    copy_age_s: float | None
+    """Age of the copy of the store that pages are made from; 0 when it is current, null while there is none."""
 
 
 def disk_of(request: Request) -> Disk:
@@ -262,6 +264,7 @@ def disk_of(request: Request) -> Disk:
         free_bytes=usage.free,
         store_bytes=store.path.stat().st_size if store.path.exists() else 0,
         minimum_free_bytes=int(settings.minimum_free_gb * 1e9),
+        copy_age_s=store.age_s,
     )
 
 

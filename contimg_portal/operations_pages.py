@@ -18,7 +18,6 @@ from contimg_portal.pages import render
 from contimg_portal.quality_figures import plot_calibration, plot_completeness
 from contimg_resources.products import Products
 from contimg_resources.store import listings
-from contimg_resources.store.snapshot import SnapshotStore
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
@@ -66,6 +65,5 @@ def show_operations(request: Request, store: OpenStore) -> Response:
         "timing_days": _TIMING_DAYS,
         "beats": beats.to_dicts(),
         "disk": disk_of(request),
-        "copy_age_s": store.age_s if isinstance(store, SnapshotStore) else None,
     }
     return render(request, "operations.html", context)

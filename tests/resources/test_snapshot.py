@@ -1,8 +1,10 @@
 """The store read from its copy: the same answers, also while somebody writes, and how old they are."""
 
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -47,10 +49,10 @@ def _statistics(day, n_sources=20):
     return points.with_columns(as_of_mjd=61_001.0 + day, n_epochs=day + 1)
 
 
-@pytest.fixture
-def store(tmp_path):
-    """A store with ten days of points and statistics, and sources."""
-    made = Store(tmp_path / "contimg.duckdb", wait_s=10)
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A store with ten days of points and statistics, and sources; not to be written."""
+    made = Store(tmp_path_factory.mktemp("filled") / "contimg.duckdb", wait_s=60)
     names = [f"J{k:04d}" for k in range(20)]
     made.upsert("source", pl.DataFrame({"source_id": names, "ra_deg": 1.0, "dec_deg": 2.0}))
     for day in range(10):
@@ -59,6 +61,12 @@ def store(tmp_path):
     photometry = _points(0, 60).select("source_id", "band", "mjd", "flags", observation_id=pl.lit("o"))
     made.replace("forced_photometry", photometry, partition_key="o")
     return made
+
+
+@pytest.fixture
+def store(filled, tmp_path):
+    """A store of its own with the same rows."""
+    return Store(Path(shutil.copy(filled.path, tmp_path)), wait_s=60)
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
