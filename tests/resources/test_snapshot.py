@@ -72,7 +72,7 @@ def store(filled, tmp_path):
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
 def copied(request, store):
     """The store read from a complete copy."""
-    made = SnapshotStore(store.path, wait_s=10, sizes=request.param)
+    made = SnapshotStore(store.path, wait_s=60, sizes=request.param)
     _wait_for_copy(made)
     yield made
     made.close()
@@ -134,7 +134,7 @@ def test_pages_are_answered_while_a_writer_holds_the_file(copied):
         started = time.monotonic()
         assert queries.light_curve(copied, "J0003").height == 10
         assert queries.ranked_sources(copied, limit=5).height == 5
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 20.0  # the file is waited for 60 s
         assert copied.age_s > 0.0
         with pytest.raises(StoreBusyError):
             Store(copied.path, wait_s=0.1).query("SELECT 1")
