@@ -15,7 +15,7 @@ from contimg_portal.answers import Problem, json_answer
 from contimg_portal.api import PROBLEMS, OpenStore
 from contimg_portal.computations import normalise_photometry, search_light_curves
 from contimg_portal.jobs import Job, Jobs
-from contimg_portal.parameters import Finite, Name, PathName, Positive
+from contimg_portal.parameters import FluxError, FluxJy, FrequencyHz, Name, PathName, SystematicError
 from contimg_resources.store import listings, queries
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
@@ -32,11 +32,11 @@ class Point(BaseModel):
 
     source_id: Name
     mjd: Mjd
-    flux_jy: Finite
-    flux_err_jy: Positive
-    flux_sys_err_jy: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e15)] = 0.0
+    flux_jy: FluxJy
+    flux_err_jy: FluxError
+    flux_sys_err_jy: SystematicError = 0.0
     band: Name = "full"
-    frequency_hz: Positive = 1.4e9
+    frequency_hz: FrequencyHz = 1.4e9
 
 
 class Measurement(BaseModel):
@@ -45,12 +45,12 @@ class Measurement(BaseModel):
     observation_id: Name
     source_id: Name
     band: Name = "full"
-    frequency_hz: Positive = 1.4e9
+    frequency_hz: FrequencyHz = 1.4e9
     ra_deg: Annotated[float, Field(allow_inf_nan=False, ge=0, lt=360)]
     dec_deg: Annotated[float, Field(allow_inf_nan=False, ge=-90, le=90)]
-    peak_flux_jy_beam: Finite
-    peak_flux_err_jy_beam: Positive
-    catalogue_flux_jy: Positive | None = None
+    peak_flux_jy_beam: FluxJy
+    peak_flux_err_jy_beam: FluxError
+    catalogue_flux_jy: FluxError | None = None
     spectral_index: Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)] | None = None
     is_reference: bool = False
 

@@ -144,7 +144,11 @@ def list_reports(request: Request, limit: Limit = 100, offset: Offset = 0) -> Re
     return ReportList(days=report_days(Products(request.app.state.settings.data))[offset : offset + limit])
 
 
-@router.get("/reports/{day}", response_class=HTMLResponse)
+@router.get(
+    "/reports/{day}",
+    response_model=None,
+    responses={200: {"description": "The report", "content": {"text/html": {"schema": {"type": "string"}}}}},
+)
 def show_report(request: Request, day: Day) -> Response:
     """The quality report of a day: one HTML document, which the browser may show but not run."""
     path: Path = Products(request.app.state.settings.data).report(day)

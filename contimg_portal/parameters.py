@@ -30,8 +30,11 @@ Declination = Annotated[float | None, Query(allow_inf_nan=False, ge=-90, le=90)]
 Radius = Annotated[float, Query(allow_inf_nan=False, gt=0, le=180, description="degrees")]
 YesOrNo = Annotated[bool | None, Query()]
 Format = Annotated[Literal["json", "csv", "parquet", "votable"], Query(alias="format", description="of the answer")]
-Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
-Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e15)]
+# From a picojansky to a megajansky, a megahertz to a terahertz: beyond, sums of squares lose their meaning.
+FluxJy = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+FluxError = Annotated[float, Field(allow_inf_nan=False, ge=1e-12, le=1e6)]
+SystematicError = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e6)]
+FrequencyHz = Annotated[float, Field(allow_inf_nan=False, ge=1e6, le=1e12)]
 
 
 def _said(text: str) -> str:
