@@ -75,8 +75,9 @@ def search_light_curves(rows: Sequence[dict[str, Any]], seed: int, *, wanted: Se
     if usable.is_empty():
         return {"statistics": [], "candidates": [], "failed": failed}
     as_of_mjd = float(usable.select(pl.col("mjd").max()).item())
-    statistics = variability_statistics(usable, as_of_mjd)
-    found = find_candidates(usable, as_of_mjd, np.random.default_rng(seed))
+    with np.errstate(all="ignore"):  # what is undefined is null in the answer
+        statistics = variability_statistics(usable, as_of_mjd)
+        found = find_candidates(usable, as_of_mjd, np.random.default_rng(seed))
     return {"statistics": statistics.to_dicts(), "candidates": found.to_dicts(), "failed": failed}
 
 
@@ -100,7 +101,8 @@ def normalise_photometry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     failed: list[dict[str, str]] = []
     for (observation_id, band), part in table.group_by("observation_id", "band", maintain_order=True):
         try:
-            scale, scaled = _normalise_field(part)
+            with np.errstate(all="ignore"):  # fields without any flux give numbers that are not finite: null
+                scale, scaled = _normalise_field(part)
         except DataError as error:
             failed.append(_failure(f"{observation_id} {band}", error.reason_code, str(error)))
             continue
