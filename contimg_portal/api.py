@@ -1,46 +1,80 @@
-"""The portal's data as JSON under ``/api/v1``: reading for everyone who reaches the port, reviews with the token.
+"""The portal's data under ``/api/v1``: observations, sources, candidates, what was measured of them.
 
-Pages for people are ``pages.py``; what may be asked is ``contimg_resources.store.queries``. Lists are paginated with
-``limit`` and ``offset``; ``next_offset`` is null on the last page. Missing numbers are null.
+Reading is for everyone who reaches the port, reviews need the token. Pages for people are ``pages.py``, the platform's
+own state ``operations_api.py``, computations ``compute_api.py``; parameters are ``parameters.py``, forms of answers
+``answers.py``. Lists are paginated with ``limit`` and ``offset``; ``next_offset`` is null on the last page.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-import polars as pl
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from pydantic import BaseModel
 
-from contimg_resources.store import queries
+from contimg_portal.access import require_token
+from contimg_portal.answers import (
+    Problem,
+    exports,
+    json_answer,
+    list_answer,
+    page_of,
+    paginate,
+    parts_model,
+    row_model,
+    rows_of,
+)
+from contimg_portal.parameters import (
+    Band,
+    Declination,
+    Format,
+    Limit,
+    Mjd,
+    Number,
+    Offset,
+    OptionalBand,
+    Partition,
+    PathName,
+    Person,
+    QueryName,
+    Radius,
+    Reason,
+    RightAscension,
+    Word,
+    YesOrNo,
+)
+from contimg_resources.store import listings, queries
 from contimg_resources.store.candidates import Review, review_candidate
 from contimg_resources.store.connection import Store
 
-router = APIRouter(prefix="/api/v1")
+__all__ = ["PROBLEMS", "REFUSALS", "Limit", "Offset", "OpenStore", "paginate", "require_token", "router"]
 
-_bearer = HTTPBearer(auto_error=False, description="The portal token (CONTIMG_PORTAL_TOKEN)")
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "Parameters that do not belong together"},
+    404: {"model": Problem, "description": "There is no such thing"},
+    413: {"model": Problem, "description": "The request is too large"},
+    429: {"model": Problem, "description": "Too many requests; see Retry-After"},
+    503: {"model": Problem, "description": "The store is missing or busy; see Retry-After"},
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "A token is needed"},
+    403: {"model": Problem, "description": "The token is wrong, or writing is switched off"},
+    409: {"model": Problem, "description": "Its state does not allow this"},
+}
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
-
-class Page(BaseModel):
-    """One page of a list."""
-
-    items: list[dict[str, Any]]
-    limit: int
-    offset: int
-    next_offset: int | None
+_SOURCES = page_of(row_model("source", "variability_statistics"))
+_CANDIDATE = row_model("ese_candidate", "source")
 
 
 class ReviewRequest(BaseModel):
     """A decision about a candidate."""
 
     kind: Literal["confirm", "reject", "reopen"]
-    by: str = Field(min_length=1, max_length=100, pattern=r"\S", description="who decides")
-    reason: str = Field(min_length=1, max_length=2000, pattern=r"\S")
+    by: Person
+    reason: Reason
 
 
 class ReviewAnswer(BaseModel):
@@ -51,83 +85,217 @@ class ReviewAnswer(BaseModel):
 
 
 def open_store(request: Request) -> Store:
-    """Store of this portal."""
+    """Store of this portal: read from its newest copy, written in the file."""
     store: Store = request.app.state.store
     return store
 
 
-def require_token(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Refuse a writing request without the portal's token; 403 when no token is configured at all."""
-    expected = request.app.state.settings.portal_token
-    if expected is None:
-        raise HTTPException(403, "Writing is switched off: no CONTIMG_PORTAL_TOKEN is set.")
-    if credentials is None:
-        raise HTTPException(401, "A token is needed: Authorization: Bearer ….", {"WWW-Authenticate": "Bearer"})
-    # Compared in constant time, so that the answer's delay does not tell how much of a guess is right.
-    if not secrets.compare_digest(credentials.credentials.encode(), expected.get_secret_value().encode()):
-        raise HTTPException(403, "The token is wrong.")
-
-
 OpenStore = Annotated[Store, Depends(open_store)]
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Offset = Annotated[int, Query(ge=0)]
 
 
-def paginate(question: Callable[..., pl.DataFrame], limit: int, offset: int) -> tuple[pl.DataFrame, int | None]:
-    """One page of an answer and the offset of the next, None on the last page."""
-    frame = question(limit=limit + 1, offset=offset)
-    return frame.head(limit), offset + limit if frame.height > limit else None
+def _missing(kind: str, name: str) -> HTTPException:
+    return HTTPException(404, f"There is no {kind} {name}.")
 
 
-def _page(question: Callable[..., pl.DataFrame], limit: int, offset: int) -> Page:
-    frame, next_offset = paginate(question, limit, offset)
-    return Page(items=frame.to_dicts(), limit=limit, offset=offset, next_offset=next_offset)
-
-
-@router.get("/observations")
-def list_observations(store: OpenStore, limit: Limit = 100, offset: Offset = 0, status: str | None = None) -> Page:
+@router.get("/observations", response_model=page_of(row_model("observation")), responses=exports("observations"))
+def list_observations(
+    store: OpenStore,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    status: Word = None,
+    partition_key: Partition = None,
+    form: Format = "json",
+) -> Response:
     """Observations, newest first."""
-    return _page(lambda **span: queries.observations(store, status=status, **span), limit, offset)
+    where = {"status": status, "partition_key": partition_key}
+    return list_answer(
+        lambda **span: listings.rows(store, "observation", where=where, **span), limit, offset, form, "observations"
+    )
 
 
-@router.get("/sources")
-def list_sources(store: OpenStore, limit: Limit = 100, offset: Offset = 0, band: str = "full") -> Page:
-    """Sources with their newest statistics in a band, the most variable first."""
-    return _page(lambda **span: queries.ranked_sources(store, band=band, **span), limit, offset)
+_OBSERVATION = parts_model(
+    "Observation",
+    one={"observation": "observation"},
+    many={
+        "files": "raw_file",
+        "images": "image",
+        "calibration": "calibration_use",
+        "flux_scale": "flux_scale",
+        "checks": "check_result",
+        "timings": "stage_timing",
+    },
+)
 
 
-@router.get("/sources/{source_id}/light-curve")
-def show_light_curve(store: OpenStore, source_id: str, limit: Limit = 1000, offset: Offset = 0) -> Page:
-    """Light curve of a source in all bands, in order of band and time."""
+@router.get("/observations/{observation_id}", response_model=_OBSERVATION)
+def show_observation(store: OpenStore, observation_id: PathName) -> Response:
+    """One observation: its files, images, calibration, checks and timings."""
+    by_id = {"observation_id": observation_id}
+    found = rows_of(listings.rows(store, "observation", where=by_id, limit=1))
+    if not found:
+        raise _missing("observation", observation_id)
+    by_partition = {"partition_key": found[0]["partition_key"]}
+
+    def part(table: str, where: dict[str, Any]) -> list[dict[str, Any]]:
+        return rows_of(listings.rows(store, table, where=where, limit=1000))
+
+    return json_answer(
+        {
+            "observation": found[0],
+            "files": part("raw_file", by_id),
+            "images": part("image", by_id),
+            "calibration": part("calibration_use", by_id),
+            "flux_scale": part("flux_scale", by_id),
+            "checks": part("check_result", by_partition),
+            "timings": part("stage_timing", by_partition),
+        }
+    )
+
+
+@router.get("/sources", response_model=_SOURCES, responses=exports("sources"))
+def list_sources(  # noqa: PLR0913, PLR0917 (each is a parameter of the request)
+    store: OpenStore,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    band: Band = "full",
+    name: QueryName = None,
+    ra_deg: RightAscension = None,
+    dec_deg: Declination = None,
+    radius_deg: Radius = 0.1,
+    min_eta: Number = None,
+    min_modulation_index: Number = None,
+    min_flux_jy: Number = None,
+    is_reference: YesOrNo = None,
+    form: Format = "json",
+) -> Response:
+    """Sources with their newest statistics in a band, the most variable first; within a cone the nearest first."""
+    if (ra_deg is None) != (dec_deg is None):
+        raise HTTPException(400, "A cone needs ra_deg and dec_deg.")
+    wanted = listings.SourceFilter(
+        band=band,
+        name=name,
+        ra_deg=ra_deg,
+        dec_deg=dec_deg,
+        radius_deg=radius_deg,
+        min_eta=min_eta,
+        min_modulation_index=min_modulation_index,
+        min_flux_jy=min_flux_jy,
+        is_reference=is_reference,
+    )
+    return list_answer(lambda **span: listings.sources(store, wanted, **span), limit, offset, form, "sources")
+
+
+_SOURCE = parts_model(
+    "Source",
+    one={"source": "source"},
+    many={"statistics": "variability_statistics", "candidates": "ese_candidate"},
+)
+
+
+@router.get("/sources/{source_id}", response_model=_SOURCE)
+def show_source(store: OpenStore, source_id: PathName) -> Response:
+    """One source: position, newest statistics in every band, candidates."""
+    found = queries.source(store, source_id)
+    if found is None:
+        raise _missing("source", source_id)
+    return json_answer(
+        {
+            "source": found,
+            "statistics": rows_of(queries.statistics_of(store, source_id)),
+            "candidates": rows_of(queries.candidates_of_source(store, source_id)),
+        }
+    )
+
+
+@router.get(
+    "/sources/{source_id}/light-curve",
+    response_model=page_of(row_model("light_curve")),
+    responses=exports("a light curve"),
+)
+def show_light_curve(
+    store: OpenStore,
+    source_id: PathName,
+    limit: Limit = 1000,
+    offset: Offset = 0,
+    band: OptionalBand = None,
+    start_mjd: Mjd = None,
+    end_mjd: Mjd = None,
+    form: Format = "json",
+) -> Response:
+    """Light curve of a source in all bands or one, in order of band and time."""
     if queries.source(store, source_id) is None:
-        raise HTTPException(404, f"There is no source {source_id}.")
-    return _page(lambda **span: queries.light_curve(store, source_id, **span), limit, offset)
+        raise _missing("source", source_id)
+    span = {"band": band, "start_mjd": start_mjd, "end_mjd": end_mjd}
+    return list_answer(
+        lambda **page: listings.light_curve(store, source_id, **span, **page),  # type: ignore[arg-type]
+        limit,
+        offset,
+        form,
+        f"light-curve-{source_id}",
+    )
 
 
-@router.get("/candidates")
+@router.get(
+    "/sources/{source_id}/statistics",
+    response_model=page_of(row_model("variability_statistics")),
+    responses=exports("statistics"),
+)
+def list_statistics(
+    store: OpenStore,
+    source_id: PathName,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    band: OptionalBand = None,
+    form: Format = "json",
+) -> Response:
+    """Statistics of a source as of each day, newest first in each band."""
+    if queries.source(store, source_id) is None:
+        raise _missing("source", source_id)
+    where = {"source_id": source_id, "band": band}
+    return list_answer(
+        lambda **span: listings.rows(store, "variability_statistics", where=where, **span),
+        limit,
+        offset,
+        form,
+        f"statistics-{source_id}",
+    )
+
+
+@router.get("/candidates", response_model=page_of(_CANDIDATE), responses=exports("candidates"))
 def list_candidates(
-    store: OpenStore, limit: Limit = 100, offset: Offset = 0, status: str | None = None, verdict: str | None = None
-) -> Page:
+    store: OpenStore,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    status: Word = None,
+    verdict: Word = None,
+    form: Format = "json",
+) -> Response:
     """Candidates, the most significant first."""
-    return _page(lambda **span: queries.candidates(store, status=status, verdict=verdict, **span), limit, offset)
+    return list_answer(
+        lambda **span: queries.candidates(store, status=status, verdict=verdict, **span),
+        limit,
+        offset,
+        form,
+        "candidates",
+    )
 
 
-@router.get("/candidates/{candidate_id}")
-def show_candidate(store: OpenStore, candidate_id: str) -> dict[str, Any]:
+@router.get("/candidates/{candidate_id}", response_model=dict[str, Any])
+def show_candidate(store: OpenStore, candidate_id: PathName) -> Response:
     """One candidate with its evidence and its history."""
     found = queries.candidate(store, candidate_id)
     if found is None:
-        raise HTTPException(404, f"There is no candidate {candidate_id}.")
+        raise _missing("candidate", candidate_id)
     evidence = json.loads(found["evidence"]) if found["evidence"] else None
-    return {**found, "evidence": evidence, "events": queries.candidate_events(store, candidate_id).to_dicts()}
+    return json_answer(
+        {**found, "evidence": evidence, "events": rows_of(queries.candidate_events(store, candidate_id))}
+    )
 
 
-@router.post("/candidates/{candidate_id}/review", dependencies=[Depends(require_token)])
-def post_review(store: OpenStore, candidate_id: str, review: ReviewRequest) -> ReviewAnswer:
+@router.post("/candidates/{candidate_id}/review", dependencies=[Depends(require_token)], responses=REFUSALS)
+def post_review(store: OpenStore, candidate_id: PathName, review: ReviewRequest) -> ReviewAnswer:
     """Confirm, reject or reopen a candidate; needs the portal's token."""
     if queries.candidate(store, candidate_id) is None:
-        raise HTTPException(404, f"There is no candidate {candidate_id}.")
+        raise _missing("candidate", candidate_id)
     decision = Review(candidate_id, review.kind, review.by, review.reason)
     return ReviewAnswer(candidate_id=candidate_id, status=review_candidate(store, decision, at=datetime.now(UTC)))

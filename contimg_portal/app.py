@@ -6,35 +6,45 @@ reads products and store, but for reviews; it keeps no state of its own, so any 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import bokeh
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 
+from contimg_assets.science.errors import DataError
 from contimg_portal import (
     api,
     candidate_pages,
     comments,
+    compute_api,
     events_api,
     monitoring,
     observation_pages,
+    operations_api,
+    operations_pages,
     overview_page,
     pages,
     sky_pictures,
     source_pages,
 )
+from contimg_portal.access import RequestLimits
 from contimg_portal.health import Health
+from contimg_portal.jobs import Jobs
+from contimg_portal.kept_pages import KeptAnswers
 from contimg_portal.metrics import Metrics
 from contimg_portal.store_cache import StoreCache
-from contimg_resources.errors import ResourceError, StoreBusyError
+from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.snapshot import SnapshotStore
 from contimg_resources.telescope import load_telescope
 
 STORE_WAIT_S = 10.0
@@ -48,9 +58,21 @@ _CONTENT_POLICY = (
 HOME_SITE = ""
 """The portal's own store among the sites."""
 _MACHINE_PATHS = ("/api/", "/health", "/metrics", "/openapi.json")
+_STATUS_CODES = {
+    "wrong_review": 422,
+    "unknown_candidate": 404,
+    "unknown_letter": 404,
+    "unknown_alert": 404,
+    "letter_is_resolved": 409,
+    "letter_is_retrying": 409,
+    "resolved_alert": 409,
+    "wrong_acknowledgement": 422,
+}
+"""Of errors that are the request's, by reason code; others are the store's (503)."""
 
 
-_PAGES = (overview_page, observation_pages, source_pages, candidate_pages, pages, sky_pictures)
+_PAGES = (overview_page, observation_pages, source_pages, candidate_pages, operations_pages, pages, sky_pictures)
+_APIS = (api, comments, operations_api, compute_api, events_api, monitoring)
 
 
 def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
@@ -69,22 +91,25 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
         summary="DSA-110 continuum imaging: sources, light curves, candidates",
         docs_url=None,
         redoc_url=None,
+        lifespan=_close_at_end,
     )
     app.state.settings = settings
-    app.state.store = Store(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
+    app.state.store = SnapshotStore(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
     app.state.cache = StoreCache(app.state.store.path, settings.pages.cache_s)
     app.state.telescope = load_telescope(settings.array)
     app.state.site = site
-    for of_pages in _PAGES:
-        app.include_router(of_pages.router)
-    app.include_router(api.router)
-    app.include_router(comments.router)
-    app.include_router(events_api.router)
-    app.include_router(monitoring.router)
+    app.state.jobs = Jobs(settings.api.queued_jobs)
+    for routes in (*_PAGES, *_APIS):
+        app.include_router(routes.router)
     app.state.health = Health(settings)
     app.state.metrics = Metrics(settings)
     _add_errors(app)
     app.middleware("http")(_add_headers)
+    # Each is put around the ones before: an answer that is kept costs neither headers nor routing.
+    app.add_middleware(KeptAnswers, store=app.state.store, kept_s=settings.api.answers_kept_s)
+    if settings.api.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.api.cors_origins, allow_methods=["GET"])
+    app.add_middleware(RequestLimits, settings=settings.api)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     bokeh_scripts = Path(bokeh.__file__).parent / "server" / "static" / "js"
     app.mount("/bokeh", StaticFiles(directory=bokeh_scripts), name="bokeh")
@@ -108,17 +133,37 @@ def _add_sites(app: FastAPI, settings: Settings, site: str | None) -> None:
             mounted.app.state.sites = app.state.sites
 
 
+@asynccontextmanager
+async def _close_at_end(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.jobs.close()
+    app.state.store.close()
+
+
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ResourceError)
     def show_resource_error(request: Request, error: ResourceError) -> Response:
-        status_code = 422 if error.reason_code == "wrong_review" else 503
-        headers = {"Retry-After": "5"} if isinstance(error, StoreBusyError) else {}
+        status_code = _STATUS_CODES.get(error.reason_code, 503)
+        headers = {"Retry-After": "5"} if error.transient else {}
         title = {"store_missing": "No data yet", "store_busy": "The store is busy"}.get(
             error.reason_code, "The store cannot be read"
         )
         response = _error(request, status_code, title, f"{error.what}. {error.remedy}", error.reason_code)
         response.headers.update(headers)
         return response
+
+    @app.exception_handler(DataError)
+    def show_data_error(request: Request, error: DataError) -> Response:
+        return _error(request, 400, "These data cannot be used", str(error), error.reason_code)
+
+    @app.exception_handler(RequestValidationError)
+    def show_wrong_request(request: Request, error: RequestValidationError) -> Response:
+        # Without the input: it may be anything, also a number that JSON cannot write.
+        problems = [{name: problem[name] for name in ("loc", "msg", "type")} for problem in error.errors()]
+        if request.url.path.startswith(_MACHINE_PATHS):
+            return JSONResponse({"detail": problems}, status_code=422)
+        said = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in problems)
+        return _error(request, 422, "This cannot be asked", said, "wrong_request")
 
     @app.exception_handler(HTTPException)
     def show_http_error(request: Request, error: HTTPException) -> Response:
@@ -141,5 +186,5 @@ async def _add_headers(request: Request, call_next: Callable[[Request], Awaitabl
     response = await call_next(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
-    response.headers["Content-Security-Policy"] = _CONTENT_POLICY
+    response.headers.setdefault("Content-Security-Policy", _CONTENT_POLICY)
     return response

@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_api import ApiSettings
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
 from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSettings, QueueSettings, TimeoutSettings
@@ -222,7 +223,9 @@ class Settings(BaseSettings):
     )
     minimum_free_gb: float = Field(2.0, ge=0, description="free disk space below which nothing is written")
 
-    portal_token: SecretStr | None = Field(None, min_length=8, description="needed for writing; absent: no writing")
+    portal_token: SecretStr | None = Field(
+        None, min_length=8, description="needed for writing, itself or as sha256:<hex>; absent: no writing"
+    )
     sites: Sites = Field({}, description="further sites the portal shows: name=data folder, name=data folder")
     dagster_url: str = Field("http://127.0.0.1:3000", pattern=r"^https?://", description="where pages link to for runs")
     alert_urls: Secrets = Field(
@@ -257,6 +260,7 @@ class Settings(BaseSettings):
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     breakers: BreakerSettings = BreakerSettings()
     queue: QueueSettings = QueueSettings()
+    api: ApiSettings = ApiSettings()
 
     @model_validator(mode="before")
     @classmethod

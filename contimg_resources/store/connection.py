@@ -66,6 +66,14 @@ class Store:
         """Names of the tables this version of the code knows."""
         return tuple(TABLES)
 
+    @property
+    def newest_statistics(self) -> str:
+        """What to select from for the newest row of ``variability_statistics`` of every source and band."""
+        return (
+            "(SELECT * FROM variability_statistics"
+            " QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1)"
+        )
+
     def initialise(self) -> None:
         """Create the file and its tables when absent; check their version otherwise."""
         with self.transaction():

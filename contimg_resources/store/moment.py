@@ -21,6 +21,10 @@ from contimg_resources.store.connection import Store
 class Answers(Protocol):
     """What questions are asked: a store, or one moment of it."""
 
+    @property
+    def newest_statistics(self) -> str:
+        """Table, or SELECT in parentheses, of each source's newest statistics by band."""
+
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT."""
 
@@ -30,6 +34,7 @@ class Moment:
     """The store as it is while a block runs."""
 
     connection: duckdb.DuckDBPyConnection
+    newest_statistics: str
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT."""
@@ -41,4 +46,4 @@ class Moment:
 def one_moment(store: Store) -> Iterator[Moment]:
     """All answers in the block are of one moment; errors are those of `Store.reading`."""
     with store.reading() as connection:
-        yield Moment(connection)
+        yield Moment(connection, store.newest_statistics)

@@ -12,11 +12,6 @@ import polars as pl
 
 from contimg_resources.store.moment import Answers
 
-_LATEST_STATISTICS = """
-    SELECT * FROM variability_statistics
-    WHERE band = $band
-    QUALIFY row_number() OVER (PARTITION BY source_id ORDER BY as_of_mjd DESC) = 1
-"""
 _CANDIDATES = """
     SELECT c.* EXCLUDE (evidence), s.ra_deg, s.dec_deg, s.catalogue_flux_jy
     FROM ese_candidate c LEFT JOIN source s USING (source_id)
@@ -67,7 +62,7 @@ def ranked_sources(store: Answers, *, limit: int = 100, offset: int = 0, band: s
     """Sources with their newest statistics, the most variable (largest eta) first."""
     return store.query(
         f"""SELECT s.*, v.* EXCLUDE (source_id, run_id, code_version) FROM source s
-        LEFT JOIN ({_LATEST_STATISTICS}) v USING (source_id)
+        LEFT JOIN (SELECT * FROM {store.newest_statistics} WHERE band = $band) v USING (source_id)
         ORDER BY v.eta DESC NULLS LAST, s.source_id LIMIT $limit OFFSET $offset""",  # noqa: S608 (a constant)
         {"limit": limit, "offset": offset, "band": band},
     )

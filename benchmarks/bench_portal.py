@@ -1,0 +1,265 @@
+"""Benchmark ``portal``: 50 clients for a minute on 1e5 sources and 1e7 light-curve points, while a writer replaces partitions.
+
+A real uvicorn in a process of its own, clients in another, the writer in a third. Each client asks for one thing after
+another, without a pause: pages and JSON of lists (often the same ones, as people do), and of sources chosen at random
+among all. There is no peer; the limit is p95 <= 0.3 s and no error. The store is kept in ``.contimg/bench/portal``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+from record import ROOT, write_result
+
+from contimg_resources.store.connection import Store
+
+N_SOURCES, N_DAYS, N_CLIENTS, DURATION_S = 100_000, 100, 50, 60.0
+FIRST_MJD = 61_000.5
+LIMIT_S = 0.3
+_SERVE = """
+import sys, uvicorn
+from pathlib import Path
+from contimg_portal.app import create_app
+from contimg_resources.settings import Settings
+settings = Settings(data=Path(sys.argv[1]))
+uvicorn.Server(uvicorn.Config(create_app(settings), port=int(sys.argv[2]), log_level="warning")).run()
+"""
+LISTS = (
+    "/",
+    "/sources",
+    "/candidates",
+    "/api/v1/sources",
+    "/api/v1/sources?limit=50&offset=50",
+    "/api/v1/sources?min_eta=3",
+    "/api/v1/candidates",
+    "/api/v1/observations",
+)
+
+
+def source_names(n_sources: int) -> list[str]:
+    """Names like those of a catalogue, in order of position."""
+    return [f"J{k * 2400 // n_sources:04d}{k % 60:02d}+{k % 9000:04d}" for k in range(n_sources)]
+
+
+def points_of_day(names: list[str], day: int, seed: int) -> pl.DataFrame:
+    """One point of every source."""
+    noise = np.random.default_rng([seed, day])
+    n = len(names)
+    return pl.DataFrame(
+        {
+            "source_id": names,
+            "epoch_mjd": FIRST_MJD + day,
+            "band": "full",
+            "mjd": FIRST_MJD + day + 0.1 * noise.random(n),
+            "frequency_hz": 1.405e9,
+            "flux_jy": 0.1 + 0.003 * noise.standard_normal(n),
+            "flux_err_jy": 0.003,
+            "flux_sys_err_jy": 0.001,
+            "n_observations": 3,
+            "flags": 0,
+        }
+    )
+
+
+def fill(store: Store, n_sources: int, n_days: int) -> None:
+    """Sources, a point a day of each, and statistics of the last day."""
+    names = source_names(n_sources)
+    noise = np.random.default_rng(7)
+    store.upsert(
+        "source",
+        pl.DataFrame(
+            {
+                "source_id": names,
+                "ra_deg": np.linspace(0, 359.99, n_sources),
+                "dec_deg": 16 + noise.random(n_sources),
+                "catalogue_flux_jy": 0.1,
+            }
+        ),
+    )
+    for day in range(n_days):
+        store.replace("light_curve", points_of_day(names, day, 0), partition_key=f"day-{day:03d}")
+    statistics = pl.DataFrame(
+        {
+            "source_id": names,
+            "band": "full",
+            "as_of_mjd": FIRST_MJD + n_days,
+            "n_epochs": n_days,
+            "weighted_mean_flux_jy": 0.1,
+            "modulation_index": 0.03 * noise.random(n_sources),
+            "eta": noise.chisquare(4, n_sources),
+            "last_mjd": FIRST_MJD + n_days - 1,
+        }
+    )
+    store.replace("variability_statistics", statistics, partition_key=f"day-{n_days - 1:03d}")
+
+
+def write_until(stop: threading.Event, path: Path, names: list[str], n_days: int, written: list[float]) -> None:
+    """Replace one day after another, as fast as a busy instrument does: one partition a second at most."""
+    store, day = Store(path), 0
+    while not stop.is_set():
+        started = time.monotonic()
+        store.replace("light_curve", points_of_day(names, day % n_days, 1), partition_key=f"day-{day % n_days:03d}")
+        written.append(time.monotonic() - started)
+        day += 1
+        stop.wait(max(0.0, 1.0 - written[-1]))
+
+
+async def _ask(port: int, path: str, streams: list[Any]) -> int:
+    """One request over a connection that stays open; the status."""
+    if not streams:
+        streams.extend(await asyncio.open_connection("127.0.0.1", port))
+    reader, writer = streams
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if b"content-length" in headers:
+        await reader.readexactly(int(headers[b"content-length"]))
+    else:
+        while size := int((await reader.readline()).strip() or b"0", 16):
+            await reader.readexactly(size + 2)
+        await reader.readline()
+    return int(head.split(b" ", 2)[1])
+
+
+async def _visit(port: int, k: int, names: list[str], until: float, pause_s: float, times: list[Any]) -> None:
+    chosen, streams = random.Random(k), []  # noqa: S311 (no secret)
+    while time.monotonic() < until:
+        name = names[chosen.randrange(len(names))]
+        path = (
+            chosen.choice(LISTS)
+            if chosen.random() < 0.7
+            else chosen.choice((f"/sources/{name}", f"/api/v1/sources/{name}", f"/api/v1/sources/{name}/light-curve"))
+        )
+        started = time.monotonic()
+        try:
+            status = await _ask(port, path, streams)
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            status = 0
+            streams.clear()
+        kind = path.replace(name, "<id>")
+        times.append((kind, status, time.monotonic() - started))
+        if pause_s:
+            await asyncio.sleep(chosen.expovariate(1 / pause_s))
+
+
+async def visit_all(port: int, names: list[str], n_clients: int, duration_s: float, pause_s: float) -> list[Any]:
+    """Kind, status and duration of every request of all clients."""
+    times: list[Any] = []
+    until = time.monotonic() + duration_s
+    await asyncio.gather(*(_visit(port, k, names, until, pause_s, times) for k in range(n_clients)))
+    return times
+
+
+def start_portal(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A portal that answers from its copy of the store."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    portal = subprocess.Popen([sys.executable, "-c", _SERVE, str(folder), str(port)])
+    for _ in range(600):
+        try:
+            if asyncio.run(_ask(port, "/api/v1/sources", [])) == 200:
+                break
+        except OSError:
+            time.sleep(0.5)
+    return portal, port
+
+
+def wait_for_copy(port: int) -> float:
+    """Wait until the portal has its first copy of the store; how long that took, s."""
+    started = time.monotonic()
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/disk", timeout=60) as answer:
+            if json.load(answer)["copy_age_s"] is not None:
+                return time.monotonic() - started
+        time.sleep(0.5)
+
+
+def main() -> None:
+    """Fill the store if it is not there, measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=int, default=N_SOURCES)
+    parser.add_argument("--days", type=int, default=N_DAYS)
+    parser.add_argument("--duration-s", type=float, default=DURATION_S)
+    parser.add_argument("--pause-s", type=float, default=0.0, help="mean pause of a client between requests")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".contimg" / "bench" / "portal")
+    options = parser.parse_args()
+    names = source_names(options.sources)
+    store = Store(options.folder / "contimg.duckdb")
+    if not store.path.exists():
+        started = time.monotonic()
+        fill(store, options.sources, options.days)
+        print(f"filled in {time.monotonic() - started:.0f} s, {store.path.stat().st_size / 1e6:.0f} MB", flush=True)
+    portal, port = start_portal(options.folder)
+    stop, written = threading.Event(), []
+    writer = threading.Thread(target=write_until, args=(stop, store.path, names, options.days, written))
+    try:
+        copy_s = wait_for_copy(port)
+        writer.start()
+        times = asyncio.run(visit_all(port, names, N_CLIENTS, options.duration_s, options.pause_s))
+        peak_mb = psutil.Process(portal.pid).memory_info().rss / 1e6
+    finally:
+        stop.set()
+        writer.join()
+        portal.terminate()
+        portal.wait()
+    _report(times, written, peak_mb, copy_s, options)
+
+
+def _report(times: list[Any], written: list[float], peak_mb: float, copy_s: float, options: argparse.Namespace) -> None:
+    seconds = np.array([second for *_, second in times])
+    errors = Counter(f"{status} {kind}" for kind, status, _ in times if status != 200)
+    p95_s = float(np.quantile(seconds, 0.95))
+    by_kind = {
+        kind: [round(float(np.quantile([s for k, _, s in times if k == kind], q)), 4) for q in (0.5, 0.95)]
+        for kind in sorted({kind for kind, *_ in times})
+    }
+    agreement = {
+        "n_requests": len(times),
+        "requests_per_s": round(len(times) / options.duration_s, 1),
+        "errors": dict(errors),
+        "p50_s": round(float(np.quantile(seconds, 0.5)), 4),
+        "p95_s": round(p95_s, 4),
+        "p99_s": round(float(np.quantile(seconds, 0.99)), 4),
+        "max_s": round(float(seconds.max()), 3),
+        "p50_and_p95_s": by_kind,
+        "pause_s": options.pause_s,
+        "first_copy_s": round(copy_s, 1),
+        "load_average_at_end": [round(load, 1) for load in os.getloadavg()],
+        "partitions_replaced": len(written),
+        "replacement_median_s": round(float(np.median(written)), 3),
+        "replacement_max_s": round(max(written), 3),
+        "holds": p95_s <= LIMIT_S and not errors,
+    }
+    write_result(
+        {
+            "name": "portal",
+            "peer": f"limit {LIMIT_S} s",
+            "ours_s": p95_s,
+            "peer_s": LIMIT_S,
+            "ratio": LIMIT_S / p95_s,
+            "ours_peak_mb": peak_mb,
+            "peer_peak_mb": 0.0,
+            "agreement": agreement,
+            "runs": len(times),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
