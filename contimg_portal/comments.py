@@ -12,10 +12,10 @@ import polars as pl
 from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel, Field
 
-from contimg_portal.api import OpenStore, require_token
+from contimg_portal.api import PROBLEMS, REFUSALS, OpenStore, require_token
 from contimg_resources.store import queries, register
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
 
 class CommentRequest(BaseModel):
@@ -33,7 +33,9 @@ class CommentAnswer(BaseModel):
     at: datetime
 
 
-@router.post("/sources/{source_id}/comments", dependencies=[Depends(require_token)], status_code=201)
+@router.post(
+    "/sources/{source_id}/comments", dependencies=[Depends(require_token)], status_code=201, responses=REFUSALS
+)
 def post_comment(store: OpenStore, source_id: str, said: CommentRequest) -> CommentAnswer:
     """Comment on a source, of the catalogue or not; needs the portal's token."""
     if queries.source(store, source_id) is None and register.blind_source(store, source_id) is None:

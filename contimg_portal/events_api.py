@@ -14,19 +14,20 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import dagster as dg
-from fastapi import APIRouter, Header, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from contimg_portal.api import OpenStore
+from contimg_portal.api import PROBLEMS
 from contimg_resources.alerts.probe import open_instance
 from contimg_resources.errors import ResourceError, StoreBusyError
 from contimg_resources.event_sources import KINDS
 from contimg_resources.events import EventPage, read_events
 from contimg_resources.store.connection import Store
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
 POLL_S = 2.0
 KEEP_ALIVE_S = 15.0
@@ -38,6 +39,15 @@ Since = Annotated[
     str, Query(max_length=200, description="cursor of an earlier page, an ISO time, `now`, or nothing: the beginning")
 ]
 Kinds = Annotated[list[str], Query(max_length=len(KINDS), description="only these kinds; repeat for several")]
+
+
+def _open_file(request: Request) -> Store:
+    """The store's file itself: cursors count its rows, and the portal's copy has them in another order."""
+    copied: Store = request.app.state.store
+    return Store(copied.path, wait_s=copied.wait_s)
+
+
+StoreFile = Annotated[Store, Depends(_open_file)]
 
 
 class Events(BaseModel):
@@ -67,15 +77,17 @@ def _read(request: Request, store: Store, since: str, kinds: list[str], limit: i
     try:
         return read_events(store, _instance(request), since, kinds=kinds, limit=limit)
     except ResourceError as error:
-        if error.reason_code in {"wrong_cursor", "wrong_kind"}:
-            raise HTTPException(422, str(error)) from error
-        raise
+        if error.reason_code not in {"wrong_cursor", "wrong_kind"}:
+            raise
+        name = "since" if error.reason_code == "wrong_cursor" else "kind"
+        problem = {"type": error.reason_code, "loc": ("query", name), "msg": str(error)}
+        raise RequestValidationError([problem]) from error
 
 
 @router.get("/events")
 def list_events(
     request: Request,
-    store: OpenStore,
+    store: StoreFile,
     since: Since = "",
     kind: Kinds = [],  # noqa: B006  (FastAPI copies it)
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -98,7 +110,7 @@ def list_event_kinds() -> list[Kind]:
 )
 async def stream_events(
     request: Request,
-    store: OpenStore,
+    store: StoreFile,
     since: Since = "now",
     kind: Kinds = [],  # noqa: B006
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,

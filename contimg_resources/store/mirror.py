@@ -12,7 +12,9 @@ are enough to be sorted in.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,8 +84,9 @@ class Mirror:
 
     def __init__(self, sizes: CopySizes) -> None:
         self._sizes = sizes
-        self._folder = tempfile.TemporaryDirectory(prefix="contimg-portal-", ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / "copy.duckdb"
+        folder = tempfile.mkdtemp(prefix="contimg-portal-")
+        self._remove_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / "copy.duckdb"
         # One thread for each question: the portal answers several at once.
         self._engine = duckdb.connect(str(path), config={"threads": 1})
         self._engine.execute("SET enable_progress_bar = false")
@@ -124,7 +127,7 @@ class Mirror:
     def close(self) -> None:
         """Remove the copy."""
         self._engine.close()
-        self._folder.cleanup()
+        self._remove_folder()
 
     def changes(self, connection: duckdb.DuckDBPyConnection) -> Changes:
         """What the file has and the copy has not.

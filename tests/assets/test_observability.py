@@ -125,6 +125,8 @@ def followed(small_campaign: Path, tmp_path_factory: pytest.TempPathFactory, pro
     (home / "dagster.yaml").write_text(text.replace("{ env: DAGSTER_HOME }", f'"{home}"'))
     (root / "platform_once.py").write_text(PLATFORM)
     before = dict(os.environ)
+    for name in [name for name in before if name.startswith("CONTIMG_")]:
+        del os.environ[name]  # what tests of other modules left
     configure(root, small_campaign, small_campaign / "incoming")
     environment = dict(os.environ) | {"CONTIMG_LOG_FORMAT": "json", "CONTIMG_PORTAL_TOKEN": SECRET}
     os.environ.clear()
