@@ -45,6 +45,8 @@ def addresses(store: Store) -> dict[str, str]:
         "source": f"/sources/{candidate['source_id']}",
         "candidates": "/candidates",
         "candidate": f"/candidates/{candidate['candidate_id']}",
+        "quality": "/quality",
+        "operations": "/operations",
         "api": "/docs",
     }
 
