@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,11 +210,10 @@ class Mirror:
 @contextmanager
 def _transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
     cursor.begin()
-    try:
+    with ExitStack() as undoing:
+        undoing.callback(cursor.rollback)
         yield
-    except BaseException:
-        cursor.rollback()
-        raise
+        undoing.pop_all()
     cursor.commit()
 
 

@@ -9,7 +9,7 @@ from contimg_assets.science.ese.false_alarms import false_alarm_probability, tri
 from contimg_assets.science.ese.grid import grid_templates, put_on_grids
 from contimg_assets.science.ese.likelihoods import log_likelihoods
 from contimg_assets.science.ese.noise import filter_gains, log_likelihood, noise_grid, without_disguised_events
-from contimg_assets.science.ese.scan import scan
+from contimg_assets.science.ese.scan import SearchedSeries, _search, scan
 from contimg_assets.science.ese.score import score_series
 from contimg_assets.science.ese.search import best_peaks, likelihood_ratios
 from contimg_assets.science.ese.series import Series, source_series, split_bands, usable_rows, without_outliers
@@ -281,6 +281,37 @@ def test_a_glitch_of_alternating_points_is_not_credible():
     value[[20, 23]] = 0.1
     dip = find_dip(series_of(time, value, 0.02), SearchSettings(), noise_grid(1.0))
     assert dip is None or not dip.is_credible
+
+
+def test_a_lens_whose_middle_was_just_seen_is_credible():
+    """The demonstration's lens on its fourth low day: a wider dip yet to reach its middle fits as well and must not hide it."""
+    value = [1.0] * 8 + [1.058, 1.345, 1.886, 1.809, 1.024, 0.562, 0.462, 0.460, 0.450]
+    time = np.arange(len(value)) * 0.9973
+    dip = find_dip(series_of(time, np.array(value), 0.01), SearchSettings(), noise_grid(1.0))
+    assert dip is not None
+    assert dip.is_credible
+    assert time[12] < dip.peak_mjd < time[-1]
+
+
+COMING_DOWN = """
+482 381 414 350 348 322 334 293 296 286 330 288 261 265 241 266 282 240 281 265 273 242 280 263 245 236 232 243
+238 290 304 223 326 239 263 279 275 319 217 285 309 323 255 299 267 249 240 306 271 282 290 316 276 294 236 238
+221 247 233 273 268 257 283 275 218 283 274 241 279 259 346 342 297 355 318 398 433 452 524 535 623 613 662 760
+836 853 913 989 979 1114 1122 1246 1247 1296 1343 1354 1332 1397 1392 1419 1488 1430 1470 1465 1439 1456 1410
+1371 1419 1436 1395 1402 1379 1362 1315 1311 1339 1326 1323 1330 1277 1351 1261 1291 1313 1341 1308 1270 1319
+1308 1357 1326 1310 1330 1314 1347 1336 1364 1342 1334 1378 1341 1381 1407 1356 1406 1375 1381 1441 1462 1417
+1433 1386 1399 1416 1415 1406 1390 1359 1358 1364 1265 1315 1271 1241 1225 1201 1158 1174 1143 1050 1079 1084
+1109 1058 1036 1000 1073 1028
+"""
+"""A simulated slow scintillator, thousandths of its median flux, one point a day: low, high, and half way down again."""
+
+
+def test_the_end_of_a_high_state_is_no_event():
+    """With the low half cut out as an event of its own the rest shows a dip; yet the source is not fainter than it mostly is."""
+    value = np.array(COMING_DOWN.split(), dtype=float) / 1000.0
+    series = series_of(0.9973 * np.arange(value.size), value, 0.027)
+    item = SearchedSeries(series, series, [], 1, 0)
+    assert _search(item, SearchSettings(), noise_grid(1.0), 1.0) == []
 
 
 def test_a_dip_that_began_before_the_data_is_not_credible():

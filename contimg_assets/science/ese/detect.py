@@ -156,12 +156,18 @@ def _refine(
     bank: TemplateBank,
     shapes: slice,
 ) -> NDArray[np.float64]:
-    """Better (FWHM, peak time) for each start, by a search in ever smaller steps around it."""
+    """Better (FWHM, peak time) for each start, by a search in ever smaller steps around it.
+
+    Peaks stay where a dip can be credible, short of the ends of the series: while an event goes on, a wider one that is yet
+    to reach its middle often fits as well, and would hide it.
+    """
     refined = starts.copy()
+    first, last = np.nextafter(series.time_mjd[[0, -1]], series.time_mjd.mean())
     for k in range(len(starts)):
         for step in _REFINEMENTS:
             width, peak = refined[k]
             near = np.array([(width * np.exp(a * step), peak + b * step * width) for a in _STEPS for b in _STEPS])
+            near[:, 1] = np.clip(near[:, 1], first, last)
             refined[k] = near[np.argmax(_compare(series, error, models, near, bank)[0, :, shapes].max(axis=1))]
     return refined
 

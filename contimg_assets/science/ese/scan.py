@@ -129,10 +129,19 @@ def _search(item: SearchedSeries, settings: SearchSettings, models: NDArray[np.f
         is_noise = probability > settings.false_alarm_probability_max and dip.significance < settings.significance_min
         if is_noise or len(found) == settings.events_per_source_max:
             break
-        if dip.is_credible:
+        if dip.is_credible and _is_fainter_than_mostly(dip, item.clean):
             found.append(Find(dip, item, probability))
         remaining = remaining.select(np.abs(remaining.time_mjd - dip.peak_mjd) > 1.5 * dip.fwhm_d)
     return found
+
+
+def _is_fainter_than_mostly(dip: Dip, series: Series) -> bool:
+    """Whether the dip goes below the source's usual flux, in all of the series: the end of a high state does not.
+
+    Where earlier events were cut out, what is left may be the high state alone.
+    """
+    is_core = np.abs(series.time_mjd - dip.peak_mjd) <= 0.5 * dip.fwhm_d
+    return bool(np.median(series.value[is_core]) < np.median(series.value[~is_core]))
 
 
 def _one_per_event(found: list[Find]) -> list[Find]:
