@@ -32,8 +32,7 @@ sys.path.insert(0, str(ROOT))
 FOLDER = ROOT / ".contimg" / "bench-dagster-scale"
 HOME, DATA, INCOMING = FOLDER / "dagster", FOLDER / "data", FOLDER / "incoming"
 END = datetime(2026, 11, 1, tzinfo=UTC)
-N_DAYS = int(os.environ.get("BENCH_DAYS", "365"))
-START = END - timedelta(days=N_DAYS)
+START = END - timedelta(days=365)
 CYCLE_S = (*[309.24] * 9, 604.0, 404.0)
 """Starts of observations: eleven in 63 minutes, with the two long gaps of a restart."""
 N_KNOWN, N_NEW, N_TICKS = 40_000, 16, 10_000

@@ -9,15 +9,13 @@ one baseline at a time, as its strategy expects, and flags both together.
 Agreement: recall of samples with interference above 5 sigma, share of clean samples lost and F1, of both; and ours where
 only some of the antennas receive an interferer.
 
-AOFlagger runs as the platform's engine of that name, in this environment or, if it is not installed there, in one whose
-interpreter is in ``CONTIMG_BENCH_AOFLAGGER_PYTHON``. Without it the benchmark ends with that advice.
+AOFlagger runs as the platform's engine of that name; without it (extra ``flag``) the benchmark ends with that advice.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +26,6 @@ from full_observation import DATA, ROOT, Run, entry, in_turn, run_child
 from record import write_result
 
 FOLDER = DATA / "flag"
-AOFLAGGER_PYTHON = os.environ.get("CONTIMG_BENCH_AOFLAGGER_PYTHON", sys.executable)
 SEED = 110
 SIZE = {"n_antennas": 24, "n_time": 24, "n_chan": 768}
 PARTLY_HEARD = (0.3, 0.6)
@@ -119,8 +116,8 @@ def compare() -> dict[str, Any]:
     return found
 
 
-def _timed(who: str, python: str) -> Run:
-    run = run_child([python, Path(__file__), f"--{who}"])
+def _timed(who: str) -> Run:
+    run = run_child([sys.executable, Path(__file__), f"--{who}"])
     seconds = float(json.loads((FOLDER / f"{who}.json").read_text()))
     return Run(seconds, seconds, run.peak_mb)
 
@@ -133,14 +130,10 @@ def main() -> int:
     elif chosen == "--peer":
         run_peer()
     else:
-        asked = subprocess.run([AOFLAGGER_PYTHON, "-c", "import aoflagger"], capture_output=True, check=False)
-        if asked.returncode:
-            raise SystemExit("AOFlagger is not there: pip install aoflagger, and name its interpreter in "
-                             "CONTIMG_BENCH_AOFLAGGER_PYTHON.")  # fmt: skip
+        if importlib.util.find_spec("aoflagger") is None:
+            raise SystemExit("AOFlagger is not installed: pip install -c constraints.txt aoflagger")
         write_peer_data()
-        pairs = in_turn(
-            lambda: _timed("ours", sys.executable), lambda: _timed("peer", AOFLAGGER_PYTHON), n_pairs=int(chosen)
-        )
+        pairs = in_turn(lambda: _timed("ours"), lambda: _timed("peer"), n_pairs=int(chosen))
         write_result(entry("flag", "AOFlagger generic strategy", pairs, compare()))
     return 0
 

@@ -6,8 +6,8 @@ DuckDB store, and Aegean's priorized fit (stage 1, ``docov``, one core) of the s
 runs before and after Aegean. All are single-threaded, so ``ours_s`` and ``peer_s`` are processor seconds, which other
 work on the machine does not stretch: the slower of our two medians, and Aegean's one run, its reading of files included.
 
-Aegean is needed for the comparison only: ``pip install -e '.[bench]'``, or the interpreter of an environment that has
-it in ``CONTIMG_BENCH_AEGEAN_PYTHON``. Without it the columns of the peer stay empty.
+Aegean is needed for the comparison only: ``pip install -e '.[bench]'``, or ``--aegean-python`` with the interpreter of an
+environment that has it. Without it the columns of the peer stay empty.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from record import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".contimg" / "bench" / "measure"
-AEGEAN_PYTHON = os.environ.get("CONTIMG_BENCH_AEGEAN_PYTHON", sys.executable)
 RUNS = 7
 PARTITION = "2026-01-25-22:00"
 
@@ -187,16 +186,17 @@ def main() -> int:
     """Run the stages in turn, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=sorted(STAGES))
-    stage = parser.parse_args().stage
-    if stage:
-        measured = STAGES[stage]()
+    parser.add_argument("--aegean-python", default=sys.executable)
+    chosen = parser.parse_args()
+    if chosen.stage:
+        measured = STAGES[chosen.stage]()
         measured["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(measured))
         return 0
     make_field()
     before = run_stage("memory")
     rows = run_stage("rows")
-    peer = run_stage("aegean", AEGEAN_PYTHON)
+    peer = run_stage("aegean", chosen.aegean_python)
     after = run_stage("memory")
     if before is None or after is None or rows is None:
         raise SystemExit("a stage of ours did not run")

@@ -51,7 +51,12 @@ _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _OS_REASONS = (
-    (_FULL_DISK, "disk_full", True, "Free space (`contimg retention plan` shows what may go)."),
+    (
+        _FULL_DISK,
+        "disk_full",
+        True,
+        "Free space: measurement sets are the largest products, and are made again from the raw files.",
+    ),
     ({errno.ENOMEM}, "out_of_memory", True, "Lower CONTIMG_THREADS or the runs at once in dagster.yaml."),
     (_TOO_MANY_FILES, "too_many_files", True, "Raise the limit of open files (ulimit -n) of Dagster's daemon."),
     (_NO_PERMISSION, "no_permission", False, "Correct owner and permissions of the path in the message."),

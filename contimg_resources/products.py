@@ -192,7 +192,8 @@ class Products:
                 f"The disk of {self.root} is too full to write",
                 got=f"{free_bytes / 1e9:.2f} GB free",
                 expected=f"{needed / 1e9:.2f} GB ({n_bytes / 1e9:.2f} to write, the rest CONTIMG_MINIMUM_FREE_GB)",
-                remedy="Free space (`contimg retention plan` shows what may go) or move CONTIMG_DATA; then retry.",
+                remedy="Free space (measurement sets are the largest products, and are made again from the raw files) or move"
+                " CONTIMG_DATA; then retry.",
             )
 
 

@@ -106,7 +106,7 @@ def disk_is_full(settings: Settings) -> str | None:
         return None
     return (
         f"disk_full: {free_gb:.2f} GB are free at {settings.data}, CONTIMG_MINIMUM_FREE_GB is {settings.minimum_free_gb:g}:"
-        " no run starts until space is freed (`contimg retention plan` shows what may go)"
+        " no run starts until space is freed (measurement sets are the largest products)"
     )
 
 

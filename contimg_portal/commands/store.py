@@ -6,7 +6,10 @@ from dataclasses import asdict
 
 import typer
 
-from contimg_portal.console import JsonOption, emit, one_screen_errors
+from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
+
+_SHOWN = 20
+"""Inconsistencies on a screen."""
 
 app = typer.Typer(help="Consistency of the store.", no_args_is_help=True)
 
@@ -28,10 +31,13 @@ def check(as_json: JsonOption = False) -> None:
     with one_screen_errors():
         products = Products(load_settings().data)
         found = inconsistencies(Store(products.store_path), products, variability_statistics)
+    shown = found if as_json else found[:_SHOWN]
     emit(
-        {"store": str(products.store_path), "n_inconsistencies": len(found), "found": [asdict(item) for item in found]},
+        {"store": str(products.store_path), "n_inconsistencies": len(found), "found": [asdict(item) for item in shown]},
         as_json=as_json,
         rows="found",
     )
+    if len(shown) < len(found):
+        stderr.print(f"and {len(found) - len(shown)} more: --json lists all", highlight=False)
     if found:
         raise typer.Exit(1)

@@ -163,14 +163,10 @@ class Store:
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Read-only connection: all answers in the block are of one moment, for nobody can write meanwhile."""
         if not self.path.exists():
-            raise StoreError(
-                f"There is no store at {self.path}",
-                got="no file",
-                expected="a DuckDB file",
-                remedy="It appears with the first observation; if there were some, `contimg backfill` makes the rows again.",
-                reason_code="store_missing",
-            )
+            raise _missing(self.path, "no file")
         with self._connection(read_only=True) as connection, _named_errors(self.path):
+            if _has_no_tables(connection, self.path):
+                raise _missing(self.path, "a file without tables")
             yield connection
 
     @contextmanager
@@ -178,15 +174,11 @@ class Store:
         """Writing connection inside one transaction: committed when the block ends, rolled back when it raises."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection(read_only=False) as connection, _named_errors(self.path):
-            is_empty = _has_no_tables(connection, self.path)
-            connection.begin()
-            with ExitStack() as undo:
-                undo.callback(connection.rollback)
-                if is_empty:
+            if _has_no_tables(connection, self.path):
+                with all_or_nothing(connection):
                     _create_tables(connection)
+            with all_or_nothing(connection):
                 yield connection
-                undo.pop_all()
-            connection.commit()
 
     @contextmanager
     def _connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -349,6 +341,27 @@ def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("INSERT INTO schema_version VALUES (?)", [SCHEMA_VERSION])
     for table in TABLES.values():
         connection.execute(table.create_statement())
+
+
+def _missing(path: Path, got: str) -> StoreError:
+    return StoreError(
+        f"There is no store at {path}",
+        got=got,
+        expected="a DuckDB file",
+        remedy="It appears with the first observation; if there were some, `contimg backfill` makes the rows again.",
+        reason_code="store_missing",
+    )
+
+
+@contextmanager
+def all_or_nothing(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One transaction: committed when the block ends, rolled back when it raises."""
+    connection.begin()
+    with ExitStack() as undo:
+        undo.callback(connection.rollback)
+        yield
+        undo.pop_all()
+    connection.commit()
 
 
 @contextmanager

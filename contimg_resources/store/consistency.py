@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
@@ -61,7 +60,7 @@ class Inconsistency:
 def inconsistencies(store: Store, products: Products, recompute: Recompute) -> list[Inconsistency]:
     """Everything that does not agree, in a fixed order; nothing for a sound store."""
     return [
-        *_missing_products(store),
+        *_missing_products(store, products),
         *_orphans(store),
         *_doubled_rows(store),
         *_differing_products(store, products),
@@ -69,11 +68,11 @@ def inconsistencies(store: Store, products: Products, recompute: Recompute) -> l
     ]
 
 
-def _missing_products(store: Store) -> Iterator[Inconsistency]:
+def _missing_products(store: Store, products: Products) -> Iterator[Inconsistency]:
     for table, column, condition in _FILES:
         rows = store.query(f"SELECT DISTINCT {column} FROM {table} WHERE {condition} ORDER BY 1")  # noqa: S608 (own text)
         for path in rows[column]:
-            if not Path(path).exists():
+            if not products.located(path).exists():
                 yield Inconsistency("missing_product", table, path)
 
 

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from contimg_resources.store.connection import all_or_nothing
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.schema import TABLES
 
@@ -190,7 +191,7 @@ class Mirror:
 
     def apply(self, changes: Changes) -> None:
         """Put changes into the copy: whoever asks sees all of them or none."""
-        with self._engine.cursor() as cursor, _transaction(cursor):
+        with self._engine.cursor() as cursor, all_or_nothing(cursor):
             for name, change in changes.tables.items():
                 if name == "light_curve":
                     _apply_points(cursor, change)
@@ -205,16 +206,6 @@ class Mirror:
         if changes.is_complete:
             derived = set() if "variability_statistics" in changes.left_out else {"newest_statistics"}
             self.names = frozenset(set(TABLES) - changes.left_out | derived)
-
-
-@contextmanager
-def _transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    cursor.begin()
-    with ExitStack() as undoing:
-        undoing.callback(cursor.rollback)
-        yield
-        undoing.pop_all()
-    cursor.commit()
 
 
 def _empty(cursor: duckdb.DuckDBPyConnection, name: str, change: TableChange) -> None:

@@ -102,12 +102,18 @@ def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, tmp_
 
 
 def test_store_check_finds_what_was_broken(undisturbed: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound store passes `contimg store check`; each kind of damage is found and named, and fails the command."""
+    """A sound store passes `contimg store check`, wherever its folder lies; each kind of damage is named, and fails the command."""
     copy = undisturbed.root / "data" / "sound.duckdb"
     shutil.copy(undisturbed.store.path, copy)
     monkeypatch.setenv("CONTIMG_DATA", str(undisturbed.data))
     sound = CliRunner().invoke(app, ["store", "check", "--json"])
     assert (sound.exit_code, json.loads(sound.stdout)["found"]) == (0, [])
+    moved = undisturbed.data.rename(undisturbed.data.with_name("moved"))
+    monkeypatch.setenv("CONTIMG_DATA", str(moved))
+    elsewhere = CliRunner().invoke(app, ["store", "check", "--json"])
+    moved.rename(undisturbed.data)
+    monkeypatch.setenv("CONTIMG_DATA", str(undisturbed.data))
+    assert (elsewhere.exit_code, json.loads(elsewhere.stdout)["found"]) == (0, [])
     image = Path(undisturbed.store.query("SELECT path FROM image WHERE band = 'full' LIMIT 1").item())
     image.rename(image.with_suffix(".away"))
     with undisturbed.store.transaction() as connection:

@@ -215,6 +215,22 @@ def test_wrong_questions_are_store_errors(store, question, message):
         store.query(question)
 
 
+def test_a_failed_first_transaction_leaves_a_store_that_answers(tmp_path):
+    """Whatever the first writer does wrong, the file has its tables afterwards: the next reader finds them."""
+    fresh = Store(tmp_path / "fresh.duckdb")
+    with pytest.raises(ZeroDivisionError), fresh.transaction():
+        raise ZeroDivisionError
+    assert fresh.query("SELECT count(*) AS n FROM alert")["n"].to_list() == [0]
+
+
+def test_a_file_without_tables_is_no_store(tmp_path):
+    """A writer that was killed before it made the tables left a file: that is as good as none."""
+    duckdb.connect(tmp_path / "empty.duckdb").close()
+    with pytest.raises(StoreError, match="a file without tables") as caught:
+        Store(tmp_path / "empty.duckdb").query("SELECT 1")
+    assert caught.value.reason_code == "store_missing"
+
+
 def test_missing_damaged_and_foreign_stores_are_told_apart(tmp_path):
     """A store that is not there, is not a database, or has another version says so and what to do."""
     with pytest.raises(StoreError, match="contimg backfill") as caught:
