@@ -36,11 +36,24 @@ def instance():
         yield made
 
 
+NOT_THIS_MACHINE = """
+[[rule]]
+name = "disk_low"
+is_enabled = false
+[[rule]]
+name = "memory_low"
+is_enabled = false
+"""
+"""The machine that the tests run on may have little disk or memory left; these rules have a test of their own."""
+
+
 @pytest.fixture
 def settings(tmp_path, receiver):
     """A data folder whose alerts go to the receiver."""
     urls = [f"hook=json://127.0.0.1:{receiver.port}/secret-path-of-hook"]
-    return Settings(data=tmp_path, alert_urls=urls, minimum_free_gb=0.0)
+    rules = tmp_path / "machine.toml"
+    rules.write_text(NOT_THIS_MACHINE)
+    return Settings(data=tmp_path, alert_urls=urls, minimum_free_gb=0.0, alert_rules=rules)
 
 
 @pytest.fixture
@@ -210,7 +223,7 @@ def test_a_busy_store_is_told_without_it_and_entered_afterwards(settings, store,
 
     monkeypatch.setattr("contimg_resources.alerts.evaluation.STORE_WAIT_S", 0.3)
     rules = settings.data / "rules.toml"
-    rules.write_text('[[rule]]\nname = "store_busy"\nthreshold = 0.2\n')
+    rules.write_text(NOT_THIS_MACHINE + '[[rule]]\nname = "store_busy"\nthreshold = 0.2\n')
     chosen = settings.model_copy(update={"alert_rules": rules})
     script = (
         f"import duckdb, sys\nheld = duckdb.connect({str(store.path)!r})\nprint('held', flush=True)\nsys.stdin.read()\n"
