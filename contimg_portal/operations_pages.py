@@ -35,7 +35,7 @@ def show_quality(request: Request, store: OpenStore) -> Response:
     figures = {}
     if recovery.height:
         figures["completeness"] = plot_completeness(recovery)
-    if calibration.height:
+    if calibration["snr_median"].count():
         figures["calibration"] = plot_calibration(calibration)
     failed = listings.rows(store, "check_result", where={"passed": False}, limit=_ROWS_SHOWN)
     context = {

@@ -9,26 +9,11 @@ import polars as pl
 from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, Line, Range1d, Scatter
 from bokeh.models.annotations import Legend, LegendItem
-from bokeh.plotting import figure
+
+from contimg_portal.plots import blank_figure
 
 _COLOURS = ("#3d7fc4", "#c8553d", "#2e9e6b", "#c98a1b", "#a463b8", "#7a8290")
 _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "star")
-
-
-def _empty(label: str, **options: Any) -> Any:
-    plot = figure(
-        height=320,
-        sizing_mode="stretch_width",
-        toolbar_location=None,
-        tools="",
-        background_fill_alpha=0.0,
-        border_fill_alpha=0.0,
-        outline_line_alpha=0.3,
-        **options,
-    )
-    plot.yaxis.axis_label = label
-    plot.grid.grid_line_alpha = 0.35
-    return plot
 
 
 def _lower_edge(name: str) -> float:
@@ -53,8 +38,8 @@ def plot_completeness(recovery: pl.DataFrame) -> dict[str, Any]:
     """
     depths = sorted(recovery["depth_bin"].unique().to_list(), key=_lower_edge)
     durations = sorted(recovery["duration_bin"].unique().to_list(), key=_lower_edge)
-    plot = _empty("completeness", x_range=FactorRange(*depths), y_range=Range1d(start=-0.03, end=1.03))
-    plot.xaxis.axis_label = "depth of the event"
+    plot = blank_figure(320, "", x_range=FactorRange(*depths), y_range=Range1d(start=-0.03, end=1.03))
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "depth of the event", "completeness"
     points = {}
     for k, duration in enumerate(durations):
         rows = recovery.filter(duration_bin=duration)
@@ -82,8 +67,8 @@ def plot_calibration(tables: pl.DataFrame) -> dict[str, Any]:
     tables : polars.DataFrame
         ``kind, solved_at_mjd, snr_median``, oldest first.
     """
-    plot = _empty("median signal-to-noise", x_axis_type="datetime")
-    plot.xaxis.axis_label = "solved (UTC)"
+    plot = blank_figure(320, "", x_axis_type="datetime")
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "solved (UTC)", "median signal-to-noise"
     items = []
     for k, kind in enumerate(sorted(tables["kind"].unique().to_list())):
         rows = tables.filter(pl.col("kind") == kind, pl.col("snr_median").is_not_null())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -31,10 +33,29 @@ PAGES = {
     "/sources/J0002+1610": 1,
     "/candidates": 0,
     f"/candidates/{CANDIDATE}": 7,
+    "/quality": 2,
+    "/operations": 0,
     "/docs": 0,
     "/absent": 0,
 }
 """Address and number of figures."""
+_AT = datetime(2026, 1, 25, 22, 40)  # noqa: DTZ001 (UTC without zone, as in the store)
+TROUBLE = {
+    "dead_letter": {
+        "letter_id": "continuum_image:2026-01-25T22:25", "asset": "continuum_image", "partition_key": "2026-01-25T22:25",
+        "first_at": _AT, "last_at": _AT, "message": "WSClean failed", "remedy": "Look at its last lines.",
+        "n_attempts": 3, "status": "failed",
+    },
+    "breaker": {
+        "stage": "continuum_image", "state": "open", "n_failures": 5, "changed_at": _AT, "reason": "engine_failed",
+    },
+    "heartbeat": {"name": "sensor:incoming_observations", "kind": "sensor", "last_at": _AT, "interval_s": 30.0},
+    "injection_recovery": {
+        "as_of": "2026-01-25", "depth_bin": "0.4-0.6", "duration_bin": "10-20 d", "partition_key": "2026-01-25",
+        "n_injected": 40, "n_recovered": 37, "completeness": 0.925, "false_alarms_per_1000_sources": 0.5,
+    },
+}  # fmt: skip
+"""Rows that give the pages of operators something to show."""
 _SERIOUS = {"serious", "critical"}
 _PHONE = {"width": 390, "height": 844}
 
@@ -44,8 +65,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data folder with a processed observation and a candidate."""
     made = tmp_path_factory.mktemp("portal") / "data"
     made.mkdir()
-    fill_store(Store(Products(made).store_path))
+    store = Store(Products(made).store_path)
+    fill_store(store)
     add_observed_night(made)
+    for table, row in TROUBLE.items():
+        store.upsert(table, pl.DataFrame([row]))
     return made
 
 
@@ -160,3 +184,18 @@ def test_candidate_is_confirmed_with_the_token_only(page, folder, tmp_path):
         page.get_by_text("chromatic in all bands").wait_for()
         page.get_by_role("button", name="Reopen").wait_for()
         assert queries.candidate(store, CANDIDATE)["status"] == "confirmed"
+
+
+def test_a_dead_letter_is_closed_on_the_page(page, portal, folder):
+    """Operators resolve a letter with name, reason and token; with a wrong token nothing changes."""
+    store = Store(Products(folder).store_path)
+    page.goto(f"{portal}/operations")
+    section = page.get_by_role("region", name="Dead letters", exact=True).last
+    section.get_by_text("Decide").click()
+    section.get_by_label("Who").fill("Ada")
+    section.get_by_label("Why").fill("WSClean is installed now")
+    for token, status in (("a-wrong-token-of-some-length", "failed"), (TOKEN, "resolved")):
+        section.get_by_label("Token").fill(token)
+        with page.expect_response(lambda answer: "/dead-letters/" in answer.url):
+            section.get_by_role("button", name="Resolve").click()
+        assert store.query("SELECT status FROM dead_letter")["status"].to_list() == [status]

@@ -78,7 +78,14 @@ def add_observed_night(folder: Path) -> None:
                        "frequency_hz": 1.405e9, "rms_jy_beam": 1e-3, "thermal_rms_jy_beam": 9e-4}]),
         partition_key=PARTITION,
     )  # fmt: skip
-    table = {"path": str(gain_path), **made, "kind": "G", "calibrator": "sky", "solved_at_mjd": 61_084.897}
+    table = {
+        "path": str(gain_path),
+        **made,
+        "kind": "G",
+        "calibrator": "sky",
+        "solved_at_mjd": 61_084.897,
+        "snr_median": 110.0,
+    }
     store.upsert(
         "calibration_table",
         pl.DataFrame([table | {"valid_from_mjd": 61_084.0, "valid_to_mjd": 61_085.0, "status": "active"}]),
