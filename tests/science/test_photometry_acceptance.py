@@ -1,6 +1,4 @@
-"""What forced photometry promises on a full-size field and on real images: true fluxes, true errors, in little time."""
-
-import time
+"""What forced photometry promises on a full-size field and on real images: true fluxes, true errors."""
 
 import numpy as np
 import pytest
@@ -53,19 +51,6 @@ def test_blended_sources_of_the_full_field_scatter_as_their_errors_say(field, ta
 def test_no_separable_source_of_the_full_field_is_far_off(field, table):
     """Of all sources with no neighbour within 0.3 beams none is wrong by more than 5.5 sigma."""
     assert np.abs(pulls(field, table)[field.nearest_beams > 0.3]).max() < 5.5
-
-
-def test_speed_of_the_deblended_measurement(field, table):
-    """At least 200,000 sources per second of one thread, images in memory, positions to table.
-
-    Counted in processor time, the best of twenty, because other work on the machine is not the code's doing.
-    """
-    seconds = []
-    for _ in range(20):
-        began = time.thread_time()
-        measure_forced(field.image, field.rms, field.background, field.ra_deg, field.dec_deg)
-        seconds.append(time.thread_time() - began)
-    assert table.height / min(seconds) >= 200_000
 
 
 @pytest.fixture(scope="module")
