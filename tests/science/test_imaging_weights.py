@@ -21,24 +21,27 @@ def two_bands(seed):
     weights = [rng.uniform(0.1, 3.0, (len(vis.uvw_m), f.size)).astype(np.float32) for f in frequencies]
     for band in weights:
         band[rng.random(band.shape) < 0.1] = 0.0
-    return vis.uvw_m, frequencies, weights
+    uvw_m = vis.uvw_m.copy()
+    uvw_m[::2, 1] *= rng.uniform(-0.02, 0.02, len(uvw_m[::2]))  # as east-west arrays have: v about 0, of either sign
+    return uvw_m, frequencies, weights
 
 
 def weights_by_definition(uvw_m, frequencies, weights, scheme, robust):
-    """A dictionary of cells, one visibility at a time: Briggs (1995), chapter 3."""
+    """A dictionary of the cells of the whole plane, each visibility and its conjugate: Briggs (1995), chapter 3."""
 
     def cell_of(row, frequency):
         u, v = (uvw_m[row, k] * frequency / SPEED_OF_LIGHT_M_S * FIELD_RAD[k] for k in (0, 1))
-        if v < 0.0:
+        if v < 0.0:  # written as its conjugate
             u, v = -u, -v
         return int(np.floor(u + 0.5)), int(np.floor(v + 0.5))
 
     sums = {}
     for frequency_hz, band in zip(frequencies, weights, strict=True):
         for (row, chan), weight in np.ndenumerate(band):
-            cell = cell_of(row, frequency_hz[chan])
-            sums[cell] = sums.get(cell, 0.0) + float(weight)
-    total = sum(float(band.sum(dtype=float)) for band in weights)
+            u, v = cell_of(row, frequency_hz[chan])
+            for cell in ((u, v), (-u, -v)):
+                sums[cell] = sums.get(cell, 0.0) + float(weight)
+    total = 2.0 * sum(float(band.sum(dtype=float)) for band in weights)
     f_squared = (5.0 * 10.0**-robust) ** 2 / (sum(w**2 for w in sums.values()) / total)
     expected = []
     for frequency_hz, band in zip(frequencies, weights, strict=True):

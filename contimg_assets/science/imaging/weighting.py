@@ -2,7 +2,7 @@
 
 What belongs here: factors that multiply the statistical weights. Method: natural weights are the statistical weights
 themselves, which give the lowest noise. For the others the statistical weights of all bands are summed on one grid of
-uv cells whose side is the reciprocal of the field of view; with W the sum in a datum's cell, its weight is divided by W
+uv cells whose side is the reciprocal of the field of view, conjugates included; with W the sum in a datum's cell, its weight is divided by W
 (uniform: every occupied cell counts the same) or by 1 + W f^2 (Briggs), where ::
 
     f^2 = (5 * 10^-robust)^2 / (sum over cells W^2 / sum over data w)
@@ -36,7 +36,10 @@ def _uv_density(
     cells_per_wavelength: tuple[float, float],
     density: NDArray[np.float32],
 ) -> None:
-    """Sum weights on the half plane v >= 0; shape of density (n_v + 1, 2 n_u + 1)."""
+    """Sum weights and those of the conjugates on the half plane v >= 0; shape of density (n_v + 1, 2 n_u + 1).
+
+    The cells about v = 0 hold a datum or its conjugate, or both, whichever way a baseline is written.
+    """
     n_u = density.shape[1] // 2
     for row in range(uvw_m.shape[0]):
         u, v = uvw_m[row, 0] * cells_per_wavelength[0], uvw_m[row, 1] * cells_per_wavelength[1]
@@ -46,6 +49,8 @@ def _uv_density(
             i = int(np.floor(u * inverse_wavelength[chan] + 0.5)) + n_u
             j = int(v * inverse_wavelength[chan] + 0.5)
             density[j, i] += weights[row, chan]
+            if j == 0:
+                density[0, 2 * n_u - i] += weights[row, chan]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -135,7 +140,8 @@ def imaging_weights(
 def _briggs_factor(weights: Sequence[NDArray[np.float32]], density: NDArray[np.float32], robust: float) -> float:
     """The f^2 of the module's formula."""
     total = sum(float(band.sum(dtype=np.float64)) for band in weights)
-    mean_density = float(np.sum(density**2, dtype=np.float64)) / total
+    squares = np.sum(density**2, axis=1, dtype=np.float64)
+    mean_density = float(squares[1:].sum() + 0.5 * squares[0]) / total
     return float((5.0 * 10.0**-robust) ** 2 / mean_density)
 
 
