@@ -9,6 +9,7 @@ import typer
 
 from contimg_portal.commands.alerts import app as alerts
 from contimg_portal.commands.backfill import backfill
+from contimg_portal.commands.backup import backup, restore
 from contimg_portal.commands.bench import bench
 from contimg_portal.commands.calibrate import calibrate
 from contimg_portal.commands.candidates import app as candidates
@@ -47,6 +48,8 @@ for verb in (
     detect,
     variability,
     backfill,
+    backup,
+    restore,
     portal,
     doctor,
     bench,

@@ -223,7 +223,7 @@ class Retention:
         return decide([product], self.settings.policies, needs, now)[0].action is Action.REMOVE
 
     def _enter(self, product: Product, status: str, *, content_hash: str | None, archive_path: str | None) -> None:
-        row: dict[str, Any] = {
+        row = {
             "path": product.path,
             "asset": product.asset,
             "partition_key": product.partition_key,
@@ -234,16 +234,21 @@ class Retention:
             "restored_at": None,
             "status": status,
         }
-        schema: dict[str, Any] = {
-            "content_hash": pl.String,
-            "archive_path": pl.String,
-            "restored_at": pl.Datetime("us"),
-        }
-        self.store.upsert("archived_product", pl.DataFrame([row], schema_overrides=schema))
+        _write_row(self.store, row)
 
     def _set_status(self, path: str, status: str) -> None:
-        with self.store.transaction() as connection:
-            connection.execute("UPDATE archived_product SET status = ? WHERE path = ?", [status, path])
+        change_copy(self.store, path, status=status)
+
+
+def change_copy(store: Store, path: str, **changes: Any) -> None:
+    """Change columns of a row of ``archived_product``, by writing the whole row."""
+    row = store.query("FROM archived_product WHERE path = ?", [path]).row(0, named=True)
+    _write_row(store, row | changes)
+
+
+def _write_row(store: Store, row: dict[str, Any]) -> None:
+    schema: dict[str, Any] = {"content_hash": pl.String, "archive_path": pl.String, "restored_at": pl.Datetime("us")}
+    store.upsert("archived_product", pl.DataFrame([row], schema_overrides=schema))
 
 
 def _require_apart(archive: Path | None, *folders: Path) -> None:

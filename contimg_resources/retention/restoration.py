@@ -13,7 +13,7 @@ from typing import Any
 
 from contimg_resources.errors import ProductMissingError
 from contimg_resources.products import file_hash
-from contimg_resources.retention.execution import Retention
+from contimg_resources.retention.execution import Retention, change_copy
 
 
 @dataclass
@@ -83,8 +83,4 @@ def _bring_back(retention: Retention, row: dict[str, Any], restored: Restored) -
         retention.archive.fetch(Path(row["archive_path"]), row["content_hash"], place)
         restored.n_restored += 1
         restored.restored_bytes += row["bytes"]
-    with retention.store.transaction() as connection:
-        connection.execute(
-            "UPDATE archived_product SET status = 'restored', restored_at = ? WHERE path = ?",
-            [retention.now(), row["path"]],
-        )
+    change_copy(retention.store, row["path"], status="restored", restored_at=retention.now())
