@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import structlog
 
 from contimg_resources.errors import DiskFullError, ResourceError, SettingsError
 from contimg_resources.products import Products, doomed_remains, file_hash, remove_whole
@@ -33,7 +32,6 @@ from contimg_resources.retention.needs import needs_of
 from contimg_resources.settings import Settings
 from contimg_resources.store.connection import Store
 
-_LOG = structlog.get_logger(__name__)
 _REACH_D = {"calibration": 8}
 """Days around a product whose observations can need it; a table serves observations up to a week away."""
 
@@ -88,7 +86,6 @@ class Retention:
         self.products = Products(settings.data)
         self.running = running
         self.now = now
-        self._reader = StateReader(store, self.products, self.settings)
         self._lock_path = settings.data / "retention.lock"
         _require_apart(self.settings.archive, settings.data / "products", settings.incoming)
 
@@ -108,7 +105,7 @@ class Retention:
         """Every product that a policy is about, what would be done with it now, and why."""
         if not self.settings.policies:
             return []
-        found = self._reader.inventory(self.running())
+        found = StateReader(self.store, self.products, self.settings).inventory(self.running())
         now = self.now()
         needs = needs_of(found.facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide(found.products, self.settings.policies, needs, now)
@@ -173,7 +170,6 @@ class Retention:
         self._enter(product, "archived", content_hash=copy.content_hash, archive_path=str(copy.path))
         outcome.n_archived += 1
         outcome.archived_bytes += copy.n_bytes
-        _LOG.info("product_archived", path=product.path, archive_path=str(copy.path), n_bytes=copy.n_bytes)
         return True
 
     def _remove(self, product: Product, outcome: Outcome) -> None:
@@ -190,9 +186,6 @@ class Retention:
         self._set_status(product.path, "removed")
         outcome.n_removed += 1
         outcome.removed_bytes += product.n_bytes
-        _LOG.info(
-            "product_removed", path=product.path, n_bytes=product.n_bytes, has_copy=product.archived_at is not None
-        )
 
     def _is_sound(self, product: Product, place: Path, outcome: Outcome) -> bool:
         """Read copy and product; a copy that is damaged or of other content is made again by the next call."""
@@ -218,7 +211,7 @@ class Retention:
         reach = _REACH_D.get(product.kind, 1)
         days = frozenset((day + timedelta(days=n)).date().isoformat() for n in range(-reach, reach + 1))
         now = self.now()
-        facts = self._reader.facts(self.running(), days=days)
+        facts = StateReader(self.store, self.products, self.settings, days).facts(self.running())
         needs = needs_of(facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide([product], self.settings.policies, needs, now)[0].action is Action.REMOVE
 

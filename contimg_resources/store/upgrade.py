@@ -137,7 +137,8 @@ def _fill(path: Path, fresh: Path, changed: dict[str, dict[str, str]]) -> int:
     with closing(_opened(path)) as connection:
         connection.execute(f"ATTACH '{quoted}' AS present")
         rows = connection.execute(
-            "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = 'previous' GROUP BY ALL"
+            "SELECT table_name, list(column_name) FROM duckdb_columns()"
+            " WHERE database_name = 'previous' AND NOT internal GROUP BY table_name"
         ).fetchall()
         before = {table: set(columns) for table, columns in rows}
         connection.begin()

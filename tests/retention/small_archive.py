@@ -48,7 +48,8 @@ def build(root: Path) -> None:
         day, name = key[:10], f"{key}:13"
         for subband in range(2):
             path = _file(root / "incoming" / f"{name}_sb{subband:02d}.hdf5", f"raw {key} {subband}" * 999)
-            raw.append({"path": str(path), "observation_id": name, "subband": subband, "status": "usable"})
+            state = {"bytes": path.stat().st_size, "modified_at": MADE_AT + timedelta(microseconds=123_456)}
+            raw.append({"path": str(path), "observation_id": name, "subband": subband, "status": "usable", **state})
         _file(products.measurement_set(key) / "table.dat", f"ms {key}" * 999)
         _file(products.measurement_set(key) / "ANTENNA" / "table.dat", f"antennas {key}")
         _file(products.image_folder(key) / "full_image.fits", f"image {key}" * 999)

@@ -218,7 +218,7 @@ def test_the_drill_with_postgresql(site, tmp_path, monkeypatch, postgres):
     pytest.importorskip("dagster_postgres", reason="pip install dagster-postgres")
     home = tmp_path / "home"
     home.mkdir()
-    url = postgres.replace("/postgres", "/dagster")
+    url = postgres.replace("postgresql:", "postgresql+psycopg2:").replace("/postgres", "/dagster")
     (home / "dagster.yaml").write_text(
         f"storage:\n  postgres:\n    postgres_url: {url}\ntelemetry: {{enabled: false}}\n"
     )

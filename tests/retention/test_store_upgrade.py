@@ -40,7 +40,7 @@ def old(settings):
             connection.execute(statement) if statement.strip() else None
         columns = connection.execute(
             "SELECT table_name, list(data_type ORDER BY column_index) FROM duckdb_columns()"
-            " WHERE table_name <> 'schema_version' GROUP BY table_name"
+            " WHERE NOT internal AND table_name <> 'schema_version' GROUP BY table_name"
         ).fetchall()
         for table, types in columns:
             values = ", ".join(_VALUES[name] for name in types)
