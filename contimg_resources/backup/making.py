@@ -22,7 +22,7 @@ from contimg_resources.backup.manifest import BackupError, checked_manifest, wri
 from contimg_resources.products import Products, sync_names
 from contimg_resources.settings import Settings, config_path
 from contimg_resources.store.connection import Store
-from contimg_resources.store.schema import SCHEMA_VERSION, TABLES
+from contimg_resources.store.schema import SCHEMA_VERSION
 from contimg_resources.table_folders import require_space, sync_folder
 
 STORE, INSTANCE, SETTINGS, PRODUCTS = "store", "instance", "settings", "products"
@@ -119,7 +119,11 @@ def copy_store(store: Store, target: Path) -> dict[str, int]:
 
 
 def _row_counts(connection: Any) -> dict[str, int]:
-    return {name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0]) for name in TABLES}  # noqa: S608
+    """Rows of every table of the file, also of those that this version of the code does not know."""
+    tables = connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store' ORDER BY ALL"
+    ).fetchall()
+    return {name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0]) for (name,) in tables}  # noqa: S608
 
 
 def _copy_products(source: Path, target: Path) -> None:

@@ -52,15 +52,20 @@ def upgrade_store(path: Path) -> Upgraded:
         If it has the present version already, one from which no step leads, or cannot be read; it is unchanged then.
     """
     version = stored_version(path)
-    if version not in _CHANGED:
-        known = ", ".join(str(known) for known in _CHANGED)
+    if version == SCHEMA_VERSION and _has_every_column(path):
         raise StoreError(
-            f"The store {path} cannot be upgraded" if version != SCHEMA_VERSION else f"The store {path} is up to date",
+            f"The store {path} is up to date",
+            got=f"schema version {version} with every column",
+            expected="an earlier one",
+            remedy="Nothing is to be done.",
+            reason_code="store_version",
+        )
+    if version not in {SCHEMA_VERSION, *_CHANGED}:
+        raise StoreError(
+            f"The store {path} cannot be upgraded",
             got=f"schema version {version}",
-            expected=f"a version that this code upgrades: {known}",
-            remedy="Nothing is to be done."
-            if version == SCHEMA_VERSION
-            else "Make the rows again with `contimg backfill`.",
+            expected=f"a version that this code upgrades: {', '.join(map(str, _CHANGED))}",
+            remedy="Move it away and make the rows again with `contimg backfill`.",
             reason_code="store_version",
         )
     kept = path.with_name(f"{path.name}.version{version}")
@@ -75,7 +80,7 @@ def upgrade_store(path: Path) -> Upgraded:
     fresh = path.with_name(f".{path.name}.upgrade")
     fresh.unlink(missing_ok=True)
     try:
-        n_rows = _fill(path, fresh, _CHANGED[version])
+        n_rows = _fill(path, fresh, _CHANGED.get(version, {}))
         os.link(path, kept)
         fresh.replace(path)
         sync_names(path.parent)
@@ -121,6 +126,22 @@ def stored_version(path: Path) -> int:
         ) from error
 
 
+def _has_every_column(path: Path) -> bool:
+    """Whether a store has all tables and columns of the schema: one of this version that was made before it shipped may not."""
+    with closing(_opened(path)) as connection:
+        found = _columns(connection)
+    return all(set(table.column_names) <= found.get(table.name, set()) for table in TABLES.values())
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """Columns of each table of the old store."""
+    rows = connection.execute(
+        "SELECT table_name, list(column_name) FROM duckdb_columns()"
+        " WHERE database_name = 'previous' AND NOT internal GROUP BY table_name"
+    ).fetchall()
+    return {table: set(columns) for table, columns in rows}
+
+
 def _opened(path: Path) -> duckdb.DuckDBPyConnection:
     """Connection with the store as ``previous``, held for reading: nobody writes meanwhile."""
     connection = duckdb.connect(":memory:")
@@ -136,11 +157,7 @@ def _fill(path: Path, fresh: Path, changed: dict[str, dict[str, str]]) -> int:
     n_rows = 0
     with closing(_opened(path)) as connection:
         connection.execute(f"ATTACH '{quoted}' AS present")
-        rows = connection.execute(
-            "SELECT table_name, list(column_name) FROM duckdb_columns()"
-            " WHERE database_name = 'previous' AND NOT internal GROUP BY table_name"
-        ).fetchall()
-        before = {table: set(columns) for table, columns in rows}
+        before = _columns(connection)
         connection.begin()
         for table in TABLES.values():
             if table.name not in before:

@@ -125,6 +125,20 @@ def test_a_store_of_this_version_is_left_alone(settings):
     assert file_hash(path) == before
 
 
+def test_a_store_of_this_version_that_lacks_a_column_is_upgraded(settings):
+    """One that was made before the version shipped: the table and the column that came later are there afterwards."""
+    path = Products(settings.data).store_path
+    Store(path).upsert("source", pl.DataFrame({"source_id": ["S1"], "ra_deg": [1.0], "dec_deg": [2.0]}))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE source_comment")
+        connection.execute("ALTER TABLE stage_timing DROP COLUMN cpu_s")
+    assert upgrade_store(path).n_rows == 1
+    assert Store(path).query("SELECT count(*), (SELECT count(cpu_s) FROM stage_timing) FROM source_comment").row(0) == (
+        0,
+        0,
+    )
+
+
 def test_the_command_upgrades_and_rolls_back(old):
     """One verb there and back."""
     runner = CliRunner()
