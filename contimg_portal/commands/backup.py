@@ -21,9 +21,12 @@ def backup(
     with one_screen_errors():
         from contimg_resources.backup.making import make_backup
         from contimg_resources.backup.manifest import checked_manifest
+        from contimg_resources.observability import configure_logging
         from contimg_resources.settings import dagster_home, load_settings
 
-        made = make_backup(load_settings(), dagster_home(), out.expanduser().absolute())
+        settings = load_settings()
+        configure_logging(settings)
+        made = make_backup(settings, dagster_home(), out.expanduser().absolute())
         manifest = checked_manifest(made)
     emit(
         {

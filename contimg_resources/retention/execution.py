@@ -150,9 +150,9 @@ class Retention:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             if place.exists():
                 # Killed before the product lost its name: decided about anew. Without a copy there is nothing to tell.
-                self._set_status(path, "archived" if has_copy else "differs")
+                change_copy(self.store, path, status="archived" if has_copy else "differs")
             else:
-                self._set_status(path, "removed")
+                change_copy(self.store, path, status="removed")
             outcome.n_resumed += 1
 
     def _archive(self, product: Product, outcome: Outcome) -> bool:
@@ -167,44 +167,40 @@ class Retention:
         except (ArchiveError, OSError) as error:
             outcome.problems.append(f"{product.path}: {error}")
             return True
-        self._enter(product, "archived", content_hash=copy.content_hash, archive_path=str(copy.path))
+        row = self._row(product, "archived", content_hash=copy.content_hash, archive_path=str(copy.path))
+        _write_row(self.store, row)
         outcome.n_archived += 1
         outcome.archived_bytes += copy.n_bytes
         return True
 
     def _remove(self, product: Product, outcome: Outcome) -> None:
         place = self.products.located(product.path)
-        if product.archived_at is not None and not self._is_sound(product, place, outcome):
-            return
+        row = self._row(product, "removing", content_hash=None, archive_path=None)
+        if product.archived_at is not None:
+            row = self.store.query("FROM archived_product WHERE path = ?", [product.path]).row(0, named=True)
+            if not self._is_sound(row, place, outcome):
+                return
         if not self._is_still_due(product):
             return
-        if product.archived_at is None:
-            self._enter(product, "removing", content_hash=None, archive_path=None)
-        else:
-            self._set_status(product.path, "removing")
+        _write_row(self.store, row | {"status": "removing"})
         remove_whole(place)
-        self._set_status(product.path, "removed")
+        _write_row(self.store, row | {"status": "removed"})
         outcome.n_removed += 1
         outcome.removed_bytes += product.n_bytes
 
-    def _is_sound(self, product: Product, place: Path, outcome: Outcome) -> bool:
+    def _is_sound(self, row: dict[str, Any], place: Path, outcome: Outcome) -> bool:
         """Read copy and product; a copy that is damaged or of other content is made again by the next call."""
-        content_hash, archive_path = self.store.query(
-            "SELECT content_hash, archive_path FROM archived_product WHERE path = ?", [product.path]
-        ).row(0)
         try:
-            self.archive.verify(Path(archive_path), content_hash)
+            self.archive.verify(Path(row["archive_path"]), row["content_hash"])
         except ArchiveError as error:
-            self._set_status(product.path, "differs")
-            outcome.problems.append(str(error))
-            return False
-        if file_hash(place) != content_hash:
-            self._set_status(product.path, "differs")
-            outcome.problems.append(
-                f"{product.path} is no longer what was archived; it is archived anew by the next apply"
-            )
-            return False
-        return True
+            problem = str(error)
+        else:
+            if file_hash(place) == row["content_hash"]:
+                return True
+            problem = f"{row['path']} is no longer what was archived; it is archived anew by the next apply"
+        _write_row(self.store, row | {"status": "differs"})
+        outcome.problems.append(problem)
+        return False
 
     def _is_still_due(self, product: Product) -> bool:
         day = datetime.fromisoformat(product.partition_key[:10])
@@ -215,8 +211,10 @@ class Retention:
         needs = needs_of(facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide([product], self.settings.policies, needs, now)[0].action is Action.REMOVE
 
-    def _enter(self, product: Product, status: str, *, content_hash: str | None, archive_path: str | None) -> None:
-        row = {
+    def _row(
+        self, product: Product, status: str, *, content_hash: str | None, archive_path: str | None
+    ) -> dict[str, Any]:
+        return {
             "path": product.path,
             "asset": product.asset,
             "partition_key": product.partition_key,
@@ -227,10 +225,6 @@ class Retention:
             "restored_at": None,
             "status": status,
         }
-        _write_row(self.store, row)
-
-    def _set_status(self, path: str, status: str) -> None:
-        change_copy(self.store, path, status=status)
 
 
 def change_copy(store: Store, path: str, **changes: Any) -> None:
