@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,12 +148,6 @@ class ArchiveFolder:
         for folder in left:
             shutil.rmtree(folder)
         return len(left)
-
-    def manifests(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every copy with its manifest."""
-        for path in sorted(self.root.glob(f"*/**/{_MANIFEST}")):
-            if _PARTIAL not in path.parts and _CONTENT not in path.relative_to(self.root).parts:
-                yield path.parent, json.loads(path.read_text())
 
     def _hash_of(self, copy: Path) -> str:
         content = copy / _CONTENT

@@ -84,6 +84,7 @@ class Retention:
         self.settings = settings.retention
         self.store = store
         self.products = Products(settings.data)
+        self.incoming = settings.incoming
         self.running = running
         self.now = now
         self._lock_path = settings.data / "retention.lock"
@@ -101,11 +102,15 @@ class Retention:
             )
         return ArchiveFolder(self.settings.archive)
 
+    def is_own(self, place: Path) -> bool:
+        """Whether a path belongs to this installation, and not to one that its store was copied from."""
+        return place.is_relative_to(self.products.root) or place.is_relative_to(self.incoming)
+
     def plan(self) -> list[Decision]:
         """Every product that a policy is about, what would be done with it now, and why."""
         if not self.settings.policies:
             return []
-        found = StateReader(self.store, self.products, self.settings).inventory(self.running())
+        found = StateReader(self.store, self.products, self.settings, self.incoming).inventory(self.running())
         now = self.now()
         needs = needs_of(found.facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide(found.products, self.settings.policies, needs, now)
@@ -146,6 +151,8 @@ class Retention:
             "SELECT path, archive_path IS NOT NULL FROM archived_product WHERE status = 'removing' ORDER BY path"
         ).iter_rows():
             place = self.products.located(path)
+            if not self.is_own(place):
+                continue
             for left in doomed_remains(place):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             if place.exists():
@@ -207,7 +214,7 @@ class Retention:
         reach = _REACH_D.get(product.kind, 1)
         days = frozenset((day + timedelta(days=n)).date().isoformat() for n in range(-reach, reach + 1))
         now = self.now()
-        facts = StateReader(self.store, self.products, self.settings, days).facts(self.running())
+        facts = StateReader(self.store, self.products, self.settings, self.incoming, days).facts(self.running())
         needs = needs_of(facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide([product], self.settings.policies, needs, now)[0].action is Action.REMOVE
 

@@ -62,13 +62,21 @@ class StateReader:
     store : Store
     products : Products
     settings : RetentionSettings
+    incoming : Path
+        Where raw files lie. What the store names elsewhere belongs to the installation that the store was copied from.
     days : frozenset of str, optional
         Only observations of these days; all when absent.
     """
 
     def __init__(
-        self, store: Store, products: Products, settings: RetentionSettings, days: frozenset[str] | None = None
+        self,
+        store: Store,
+        products: Products,
+        settings: RetentionSettings,
+        incoming: Path,
+        days: frozenset[str] | None = None,
     ) -> None:
+        self._incoming = incoming
         self._products = products
         self._settings = settings
         self._days = days
@@ -155,7 +163,7 @@ class StateReader:
 
     def _raw(self, statuses: dict[str, str]) -> Iterator[Product]:
         for key, path, _ in self._rows["raw"].iter_rows() if "raw" in self._kinds else ():
-            if Path(path).exists():
+            if Path(path).is_relative_to(self._incoming) and Path(path).exists():
                 yield self._product(Path(path), "raw", ("raw_visibilities", key), statuses[key], {key})
 
     def _of_folders(self, statuses: dict[str, str]) -> Iterator[Product]:
@@ -172,7 +180,7 @@ class StateReader:
     def _tables(self) -> Iterator[Product]:
         for row in self._rows["tables"].iter_rows(named=True) if "calibration" in self._kinds else ():
             place = self._products.located(row["path"])
-            if place.exists():
+            if place.is_relative_to(self._products.root) and place.exists():
                 of = (_ASSET_OF_TABLE[row["kind"]], row["partition_key"])
                 yield self._product(place, "calibration", of, row["status"], set(), noted=row["path"])
 

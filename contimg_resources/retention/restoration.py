@@ -26,6 +26,8 @@ class Restored:
     """Products that were here already, with the content of the copy."""
     kept: list[str] = field(default_factory=list)
     """Products that were made anew since: left as they are."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Products of another installation, from which this store was copied: left alone."""
     remade: list[str] = field(default_factory=list)
     """Products that were removed without a copy: to be made again."""
 
@@ -68,6 +70,9 @@ def restore_day(retention: Retention, day: str) -> Restored:
 
 def _bring_back(retention: Retention, row: dict[str, Any], restored: Restored) -> None:
     place = retention.products.located(row["path"])
+    if not retention.is_own(place):
+        restored.elsewhere.append(row["path"])
+        return
     if row["archive_path"] is None:
         restored.remade += [] if place.exists() else [row["path"]]
         return

@@ -181,6 +181,20 @@ def test_a_candidate_found_while_products_are_removed_is_noticed(site):
     assert Products(site / "data").measurement_set(OLD).is_dir()
 
 
+def test_a_copied_installation_leaves_the_files_of_the_original_alone(site, tmp_path_factory, monkeypatch):
+    """The copied store still names the original's raw files and tables: neither removed by the copy nor brought back into it."""
+    before = files(site)
+    other = tmp_path_factory.mktemp("copy")
+    shutil.copytree(site, other, dirs_exist_ok=True)
+    for name, value in environment(other).items():
+        monkeypatch.setenv(name, value)
+    assert retention().apply().n_removed == 3  # the copy's own measurement set, image and mosaic
+    assert files(site) == before
+    shutil.rmtree(site / "incoming")
+    assert restore_day(retention(), OLD[:10]).n_restored == 2
+    assert not (site / "incoming").exists()
+
+
 def test_two_processes_do_not_archive_at_once(site):
     """The second one is told to wait."""
     with retention().alone(), pytest.raises(RetentionBusyError, match="Another process"):
@@ -293,5 +307,7 @@ def test_a_kill_at_any_file_operation_loses_nothing(tmp_path, monkeypatch, day):
         lost = {str(here / name) for name in original.keys() - left.keys()}
         assert all(any(name.startswith(path) for path in copied) for name in lost), point
         assert finish() == undisturbed, point
-        assert not [path for path in here.rglob(".*") if path.name != ".partial"], point
+        hidden = [path for path in here.rglob(".*") if path.name != ".partial"]
+        # What was being brought back keeps its hidden name, as of any product that was being written; nothing else is left.
+        assert all(day is not None and path.suffix in {".partial", ".tmp"} for path in hidden), point
         assert not list((here / "archive" / ".partial").iterdir()), point
