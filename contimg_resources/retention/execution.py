@@ -27,7 +27,7 @@ from contimg_resources.errors import DiskFullError, ResourceError, SettingsError
 from contimg_resources.products import Products, doomed_remains, file_hash, remove_whole
 from contimg_resources.retention.archive import ArchiveError, ArchiveFolder
 from contimg_resources.retention.decisions import Action, Decision, Product, decide
-from contimg_resources.retention.inventory import StateReader
+from contimg_resources.retention.inventory import StateReader, size_and_time
 from contimg_resources.retention.needs import needs_of
 from contimg_resources.settings import Settings
 from contimg_resources.store.connection import Store
@@ -146,6 +146,7 @@ class Retention:
 
     def _resume(self, outcome: Outcome) -> None:
         if self.settings.archive is not None:
+            self._require_mounted(self.settings.archive)
             outcome.n_resumed += self.archive.discard_partial()
         for path, has_copy in self.store.query(
             "SELECT path, archive_path IS NOT NULL FROM archived_product WHERE status = 'removing' ORDER BY path"
@@ -161,6 +162,20 @@ class Retention:
             else:
                 change_copy(self.store, path, status="removed")
             outcome.n_resumed += 1
+
+    def _require_mounted(self, root: Path) -> None:
+        """Refuse an archive without its newest copy: a disk that is not mounted is an empty folder on this one."""
+        newest = self.store.query(
+            "SELECT archive_path FROM archived_product WHERE starts_with(archive_path, ?) ORDER BY archived_at DESC LIMIT 1",
+            [f"{root}/"],
+        )["archive_path"]
+        if len(newest) and not Path(newest[0]).exists():
+            raise ArchiveError(
+                f"The archive {root} is not what it was",
+                got=f"no {newest[0]}",
+                expected="the copy that was made last",
+                remedy="Mount the disk of the archive; nothing was archived or removed.",
+            )
 
     def _archive(self, product: Product, outcome: Outcome) -> bool:
         """Copy one product; whether the next one may follow."""
@@ -182,13 +197,15 @@ class Retention:
 
     def _remove(self, product: Product, outcome: Outcome) -> None:
         place = self.products.located(product.path)
+        if not place.exists():
+            return
         row = self._row(product, "removing", content_hash=None, archive_path=None)
         if product.archived_at is not None:
             row = self.store.query("FROM archived_product WHERE path = ?", [product.path]).row(0, named=True)
             if not self._is_sound(row, place, outcome):
                 return
-        if not self._is_still_due(product):
-            return
+        if not self._is_still_due(product) or size_and_time(place) != (product.n_bytes, product.made_at):
+            return  # needed, or made anew, since the plan
         _write_row(self.store, row | {"status": "removing"})
         remove_whole(place)
         _write_row(self.store, row | {"status": "removed"})

@@ -16,6 +16,7 @@ from contimg_assets.science.variability import variability_statistics
 from contimg_portal.cli import app
 from contimg_resources.errors import ProductMissingError, SettingsError
 from contimg_resources.products import Products
+from contimg_resources.retention.archive import ArchiveError
 from contimg_resources.retention.decisions import Action
 from contimg_resources.retention.execution import RetentionBusyError
 from contimg_resources.retention.restoration import restore_day
@@ -179,6 +180,18 @@ def test_a_candidate_found_while_products_are_removed_is_noticed(site):
     assert outcome.n_removed == 4  # the first raw file, and three calibration tables that nobody used
     assert Products(site / "data").image_folder(OLD).is_dir()
     assert Products(site / "data").measurement_set(OLD).is_dir()
+
+
+def test_an_archive_that_is_not_mounted_is_noticed(site):
+    """Its folder is empty: nothing is archived into it, nothing removed."""
+    retention().apply()
+    (site / "archive").rename(site / "elsewhere")
+    (site / "archive").mkdir()
+    before = files(site)
+    with pytest.raises(ArchiveError, match="Mount the disk"):
+        retention(days_later=100).apply()
+    assert files(site) == before
+    assert not list((site / "archive").iterdir())
 
 
 def test_a_copied_installation_leaves_the_files_of_the_original_alone(site, tmp_path_factory, monkeypatch):
