@@ -108,7 +108,10 @@ def watch_arrivals(
         store.initialise()
         watch.remember(*_recorded_files(store, watch))
     seen = watch.look(now_s)
-    examined = examine_all(seen.quiet[:_MOST_FILES_PER_LOOK], observatory.telescope.names)
+    returned = _returned_files(store, watch, seen.quiet)
+    watch.acknowledge(returned, [], now_s)
+    quiet = [path for path in seen.quiet if path.name not in returned]
+    examined = examine_all(quiet[:_MOST_FILES_PER_LOOK], observatory.telescope.names)
     settled = [
         item
         for item in examined
@@ -172,6 +175,19 @@ def _recorded_files(store: Store, watch: FolderWatch) -> tuple[dict[str, FileSta
         if reason_code:
             suspect.append(name)
     return states, suspect
+
+
+def _returned_files(store: Store, watch: FolderWatch, quiet: Sequence[Path]) -> dict[str, FileState]:
+    """Files of processed observations that are here again as they were, brought back from the archive: nothing is new."""
+    if not quiet:
+        return {}
+    rows = store.query(
+        "SELECT f.path, f.bytes, epoch_us(f.modified_at) AS modified_us FROM raw_file f JOIN observation o USING (observation_id)"
+        " WHERE f.status = 'usable' AND o.status = 'processed' AND f.path IN (SELECT unnest(?::VARCHAR[]))",
+        [[str(path) for path in quiet]],
+    )
+    found = {Path(path): FileState(n_bytes, modified_us) for path, n_bytes, modified_us in rows.iter_rows()}
+    return {path.name: state for path, state in found.items() if watch.state(path).fits(state)}
 
 
 def _note_life(store: Store, watch: FolderWatch, settled: Sequence[ExaminedFile], now: datetime) -> None:

@@ -16,17 +16,18 @@ from contimg_assets.jobs import (
     observation_job,
 )
 from contimg_assets.observations import raw_visibilities
+from contimg_assets.retention import retention_job
 from contimg_resources.configurable import Observatory
 from contimg_sensors.alerts import alerts, event_webhooks
 from contimg_sensors.arrivals import incoming_observations
 from contimg_sensors.automation import day_automation, hour_automation
 from contimg_sensors.failures import dead_letter_retries, run_failures
-from contimg_sensors.schedules import daily_science
+from contimg_sensors.schedules import daily_science, retention
 
 defs = dg.Definitions(
     assets=[raw_visibilities, reference_catalogue, bandpass_table, *OBSERVATION_ASSETS, *HOUR_ASSETS, *DAY_ASSETS],
     asset_checks=[raw_visibilities_checks],
-    jobs=[observation_job, bandpass_job, mosaic_job, daily_job, catalogue_job],
+    jobs=[observation_job, bandpass_job, mosaic_job, daily_job, catalogue_job, retention_job],
     sensors=[
         incoming_observations,
         day_automation,
@@ -36,7 +37,7 @@ defs = dg.Definitions(
         alerts,
         event_webhooks,
     ],
-    schedules=[daily_science],
+    schedules=[daily_science, retention],
     resources={"observatory": Observatory()},
     executor=dg.in_process_executor,
 )

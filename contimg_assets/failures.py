@@ -60,7 +60,12 @@ _OS_REASONS = (
     ({errno.ENOMEM}, "out_of_memory", True, "Lower CONTIMG_THREADS or the runs at once in dagster.yaml."),
     (_TOO_MANY_FILES, "too_many_files", True, "Raise the limit of open files (ulimit -n) of Dagster's daemon."),
     (_NO_PERMISSION, "no_permission", False, "Correct owner and permissions of the path in the message."),
-    (_MISSING, "file_missing", False, "Make the product that is missing, or bring the file back."),
+    (
+        _MISSING,
+        "file_missing",
+        False,
+        "Make the product that is missing, or bring the file back (contimg retention restore DAY).",
+    ),
 )
 """Reason, whether it can pass, and remedy by kind of OSError; any other may be the disk's or the network's bad moment."""
 

@@ -9,6 +9,7 @@ import typer
 
 from contimg_portal.commands.alerts import app as alerts
 from contimg_portal.commands.backfill import backfill
+from contimg_portal.commands.backup import backup, restore
 from contimg_portal.commands.bench import bench
 from contimg_portal.commands.calibrate import calibrate
 from contimg_portal.commands.candidates import app as candidates
@@ -23,6 +24,7 @@ from contimg_portal.commands.image import image
 from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
+from contimg_portal.commands.retention import app as retention
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.store import app as store
 from contimg_portal.commands.variability import variability
@@ -46,6 +48,8 @@ for verb in (
     detect,
     variability,
     backfill,
+    backup,
+    restore,
     portal,
     doctor,
     bench,
@@ -55,6 +59,7 @@ app.add_typer(candidates, name="candidates")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(retention, name="retention")
 app.add_typer(store, name="store")
 
 

@@ -143,3 +143,17 @@ class InstanceView:
             for selector, newest in sorted(ticks.items())
             if newest
         ]
+
+
+def partitions_under_way(instance: dg.DagsterInstance) -> list[str]:
+    """Partition of each run that waits or is under way; a run of a range of partitions is named by its whole range."""
+    statuses = [status for group in _ACTIVE.values() for status in group]
+    found = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        if "dagster/partition" in run.tags:
+            found.add(run.tags["dagster/partition"])
+        elif "dagster/asset_partition_range_start" in run.tags:
+            found.add(
+                f"{run.tags['dagster/asset_partition_range_start']} to {run.tags['dagster/asset_partition_range_end']}"
+            )
+    return sorted(found)

@@ -8,6 +8,7 @@ calibration tables and FITS are in their own modules; the store is ``store``. Ra
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -170,10 +171,7 @@ class Products:
         """Remove a partition's products; return what was removed. Absent products are not an error."""
         removed = self.of_partition(asset, partition_key)
         for path in removed:
-            # Renamed first, so that a kill halfway leaves no half product under the real name.
-            doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
-            path.rename(doomed)
-            shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+            remove_whole(path)
         return removed
 
     def check_free_space(self, n_bytes: int) -> None:
@@ -195,6 +193,18 @@ class Products:
                 remedy="Free space (measurement sets are the largest products, and are made again from the raw files) or move"
                 " CONTIMG_DATA; then retry.",
             )
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file or folder; a kill halfway leaves no half product under its name (`doomed_remains` finds the rest)."""
+    doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
+    path.rename(doomed)
+    shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+
+
+def doomed_remains(path: Path) -> list[Path]:
+    """What a killed `remove_whole` of this path left; there is no half product among it that somebody could need."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.removed"))
 
 
 def require(path: Path) -> Path:
@@ -220,7 +230,7 @@ def _placed_whole(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -251,7 +261,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Make a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -41,6 +41,7 @@ from contimg_resources.settings_api import ApiSettings
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
 from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSettings, QueueSettings, TimeoutSettings
+from contimg_resources.settings_retention import RetentionSettings
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
@@ -261,6 +262,7 @@ class Settings(BaseSettings):
     breakers: BreakerSettings = BreakerSettings()
     queue: QueueSettings = QueueSettings()
     api: ApiSettings = ApiSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="before")
     @classmethod

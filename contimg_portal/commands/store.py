@@ -1,8 +1,9 @@
-"""``contimg store``: whether the store agrees with itself and with the products."""
+"""``contimg store``: whether the store agrees with itself and with the products; upgrading it to this version and back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -41,3 +42,19 @@ def check(as_json: JsonOption = False) -> None:
         stderr.print(f"and {len(found) - len(shown)} more: --json lists all", highlight=False)
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def upgrade(
+    rollback: Annotated[bool, typer.Option("--rollback", help="Put the file of before the last upgrade back.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store of an earlier version one of this version; the old file stays beside it. Stop Dagster and the portal first."""
+    from contimg_resources.products import Products
+    from contimg_resources.settings import load_settings
+    from contimg_resources.store.upgrade import roll_back_store, upgrade_store
+
+    with one_screen_errors():
+        path = Products(load_settings().data).store_path
+        done = {"moved_aside": roll_back_store(path)} if rollback else asdict(upgrade_store(path))
+    emit({"store": str(path), **done}, as_json=as_json)

@@ -330,7 +330,7 @@ def _has_no_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
             f"The store {path} was written by another version of contimg",
             got=f"schema version {', '.join(str(row[0]) for row in found)}",
             expected=str(SCHEMA_VERSION),
-            remedy="Move the file away, and `contimg backfill` makes the rows again; or run the version that wrote it.",
+            remedy="`contimg store upgrade` makes it one of this version; or run the version that wrote it.",
             reason_code="store_version",
         )
     return False

@@ -69,10 +69,13 @@ def inconsistencies(store: Store, products: Products, recompute: Recompute) -> l
 
 
 def _missing_products(store: Store, products: Products) -> Iterator[Inconsistency]:
+    removed = store.query("SELECT path FROM archived_product WHERE status IN ('removing', 'removed')")["path"]
+    gone = {products.located(path) for path in removed}
     for table, column, condition in _FILES:
         rows = store.query(f"SELECT DISTINCT {column} FROM {table} WHERE {condition} ORDER BY 1")  # noqa: S608 (own text)
         for path in rows[column]:
-            if not products.located(path).exists():
+            place = products.located(path)
+            if not place.exists() and not gone.intersection((place, *place.parents)):
                 yield Inconsistency("missing_product", table, path)
 
 

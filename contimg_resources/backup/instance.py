@@ -1,0 +1,128 @@
+"""Dagster's instance in a backup: SQLite files by SQLite's own backup, PostgreSQL by ``pg_dump``; both while it is in use.
+
+What belongs here: copying what Dagster remembers, and putting it back. Each database is of one moment; the three SQLite files are
+taken one after the other, events last, so that no run is known without its events.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as db
+
+from contimg_resources.backup.manifest import BackupError
+from contimg_resources.instance_view import InstanceView
+
+_DUMP = "postgresql.dump"
+_LONGEST_S = 3600.0
+_TOOLS = "/usr/lib/postgresql/*/bin"
+_CONFIGURATION = "dagster.yaml"
+
+
+def dump_instance(home: Path, target: Path) -> str:
+    """Copy the instance of a ``DAGSTER_HOME`` into a folder; return ``sqlite`` or ``postgresql``."""
+    target.mkdir(parents=True)
+    shutil.copy2(home / _CONFIGURATION, target / _CONFIGURATION)
+    instance = InstanceView(home).instance
+    try:
+        url = _postgres_url(instance)
+    finally:
+        instance.dispose()
+    if url is not None:
+        _run_tool("pg_dump", ["--format=custom", "--no-owner", f"--file={target / _DUMP}"], url)
+        return "postgresql"
+    for source in sorted(home.rglob("*.db"), key=lambda path: (path.stem == "event_log", path)):
+        place = target / source.relative_to(home)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(place)) as copy:
+            live.backup(copy)
+            [(answer,)] = copy.execute("PRAGMA quick_check").fetchall()
+        if answer != "ok":
+            raise BackupError(
+                f"The copy of {source} is not sound",
+                got=answer,
+                expected="ok",
+                remedy="Check the disk, then try again.",
+            )
+    return "sqlite"
+
+
+def restore_instance(dumped: Path, home: Path) -> None:
+    """Put an instance back: its SQLite files into an emptied ``DAGSTER_HOME``, or its tables into its PostgreSQL database.
+
+    Parameters
+    ----------
+    dumped : Path
+        As `dump_instance` left it.
+    home : Path
+        Keeps its ``dagster.yaml`` if it has one; that of PostgreSQL says where the database is.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / _CONFIGURATION).exists():
+        shutil.copy2(dumped / _CONFIGURATION, home / _CONFIGURATION)
+    if (dumped / _DUMP).exists():
+        instance = InstanceView(home).instance
+        try:
+            url = _postgres_url(instance)
+        finally:
+            instance.dispose()
+        if url is None:
+            raise BackupError(
+                f"The backup is of PostgreSQL, {home} is not",
+                got=f"another storage in {home / _CONFIGURATION}",
+                expected="the storage of the backup",
+                remedy=f"Put {dumped / _CONFIGURATION} there, or choose another DAGSTER_HOME.",
+            )
+        _run_tool(
+            "pg_restore", ["--clean", "--if-exists", "--no-owner", "--single-transaction", str(dumped / _DUMP)], url
+        )
+        return
+    for source in sorted(dumped.rglob("*.db")):
+        place = home / source.relative_to(dumped)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, place)
+
+
+def _postgres_url(instance: dg.DagsterInstance) -> str | None:
+    """Address of the database if the instance is on PostgreSQL."""
+    url = getattr(
+        instance.run_storage, "postgres_url", None
+    )  # dagster-postgres is an extra: its class may not be there
+    return str(url) if url is not None else None
+
+
+def _run_tool(name: str, arguments: list[str], url: str) -> None:
+    """Run a program of PostgreSQL; the password goes by the environment, where other users do not see it."""
+    newest = sorted(Path("/").glob(f"{_TOOLS}/{name}".lstrip("/")))
+    program = shutil.which(name) or (str(newest[-1]) if newest else None)
+    if program is None:
+        raise BackupError(
+            f"{name} is not installed",
+            got="no such program",
+            expected="the client programs of PostgreSQL",
+            remedy="apt-get install postgresql-client",
+            reason_code="postgresql_client_not_installed",
+        )
+    address = db.make_url(url)
+    environment = {"PGPASSWORD": address.password} if address.password else {}
+    bare = address.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    done = subprocess.run(  # noqa: S603 (own arguments)
+        [program, f"--dbname={bare}", *arguments],
+        env={"LC_ALL": "C", **{key: str(value) for key, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_LONGEST_S,
+    )
+    if done.returncode != 0:
+        raise BackupError(
+            f"{name} failed",
+            got=f"exit status {done.returncode}: {done.stderr.strip()[-500:]}",
+            expected="0",
+            remedy="Look at the server and its log; its version must not be newer than that of the client programs.",
+        )

@@ -1,0 +1,1 @@
+"""How long products stay: what may be archived or removed and why, archiving with verification, and bringing back."""
