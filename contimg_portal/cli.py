@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from contimg_portal.commands.agent import app as agent
 from contimg_portal.commands.alerts import app as alerts
 from contimg_portal.commands.backfill import backfill
 from contimg_portal.commands.bench import bench
@@ -52,6 +53,7 @@ for verb in (
 ):
     app.command(name=verb.__name__)(verb)
 app.add_typer(candidates, name="candidates")
+app.add_typer(agent, name="agent")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(dead_letters, name="dead-letters")

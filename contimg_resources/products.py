@@ -29,7 +29,8 @@ _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
-_FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a disk says that has no room."""
 
 
 class Products:
@@ -220,7 +221,7 @@ def _placed_whole(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -244,14 +245,14 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with _placed_whole(path) as stream:
             write(stream)
     except OSError as error:
-        if error.errno not in _FULL_DISK_ERRORS:
+        if error.errno not in FULL_DISK_ERRORS:
             raise
         raise DiskFullError(
             f"The disk filled up while {path} was written", remedy="Free space, then retry; nothing was left behind."
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Make a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

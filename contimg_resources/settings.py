@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.settings_api import ApiSettings
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
@@ -45,7 +46,7 @@ from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSetti
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 FEATURE_PREFIX = "CONTIMG_FEATURE_"
-_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret"}
+_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token"}
 
 
 def _split_list(value: Any) -> Any:
@@ -261,6 +262,7 @@ class Settings(BaseSettings):
     breakers: BreakerSettings = BreakerSettings()
     queue: QueueSettings = QueueSettings()
     api: ApiSettings = ApiSettings()
+    agent: AgentSettings = AgentSettings()
 
     @model_validator(mode="before")
     @classmethod
