@@ -36,10 +36,12 @@ import dagster as dg
 import polars as pl
 
 from contimg_assets.profiling import profiled_stage
+from contimg_assets.publishing import publish_after_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
 from contimg_resources.deadlines import time_limit
 from contimg_resources.errors import ProductMissingError, RawFileError, ResourceError, StageTimeoutError, StoreError
+from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 
@@ -132,6 +134,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
             }
         ),
     )
+    publish_after_stage(load_settings(), Products(store.path.parent), asset, partition_key or None)
 
 
 def judge(error: Exception) -> Verdict:

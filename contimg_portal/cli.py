@@ -24,6 +24,7 @@ from contimg_portal.commands.image import image
 from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
+from contimg_portal.commands.products import app as products
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.store import app as store
 from contimg_portal.commands.variability import variability
@@ -57,6 +58,7 @@ app.add_typer(agent, name="agent")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(products, name="products")
 app.add_typer(store, name="store")
 
 

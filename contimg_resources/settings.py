@@ -219,6 +219,13 @@ class Settings(BaseSettings):
     gain_validity_h: float = Field(1.0, gt=0, le=72, description="age at which gains are no longer valid")
     calibration_wait_s: float = Field(7200.0, ge=0, le=86_400, description="how long a run waits for its bandpass")
 
+    products_url: str | None = Field(
+        None,
+        description="where finished products are published beside the working copies: s3://bucket/prefix, a folder",
+    )
+    unpublished: Names = Field(
+        ["raw_visibilities", "measurement_set"], description="assets that are not published, with products_url"
+    )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024, description="threads of one step"
     )

@@ -62,7 +62,15 @@ def main(folder: Path, port: int) -> None:
     for kind in ("account", "container", "object"):
         listener = eventlet.listen(("127.0.0.1", 0))
         builder = RingBuilder(2, 1, 0)
-        device = {"id": 0, "region": 1, "zone": 1, "ip": "127.0.0.1", "port": listener.getsockname()[1], "device": "disk", "weight": 1}
+        device = {
+            "id": 0,
+            "region": 1,
+            "zone": 1,
+            "ip": "127.0.0.1",
+            "port": listener.getsockname()[1],
+            "device": "disk",
+            "weight": 1,
+        }
         builder.add_dev({**device, "replication_ip": device["ip"], "replication_port": device["port"], "meta": ""})
         builder.rebalance()
         builder.get_ring().save(str(folder / f"{kind}.ring.gz"))
@@ -76,7 +84,8 @@ def serve(folder, kind, configuration, listener):
     """Start one of the servers in a green thread."""
     path = folder / f"{kind}.conf"
     path.write_text(configuration)
-    return eventlet.spawn(wsgi.server, listener, loadapp(str(path)), log_output=False)
+    # Debian's eventlet ends an answer to HEAD that has no length with a chunk: the connection cannot be used again.
+    return eventlet.spawn(wsgi.server, listener, loadapp(str(path)), log_output=False, keepalive=kind != "proxy")
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import httpx
 import numpy as np
 
-TOKEN = "a-token-of-agents"
+TOKEN = "a-token-of-agents"  # noqa: S105 (of these tests only)
 _FIRST = datetime(2026, 2, 20, 6, 1)  # noqa: DTZ001 (names carry no zone)
 _PATIENCE_S = 150.0
 """Processes start in 2 s, and in more than a minute on a machine that is busy with much else."""
@@ -62,7 +63,9 @@ def environment(data: Path, **more: str) -> dict[str, str]:
     }
 
 
-def start(arguments: list[str], env: dict[str, str], log: Path, *, inside: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[str], env: dict[str, str], log: Path, *, inside: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
     """Start ``contimg`` with these arguments, its output going to a file."""
     with log.open("ab") as stream:
         return subprocess.Popen(
@@ -136,7 +139,7 @@ class Witness:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look_on)
 
-    def __enter__(self) -> Witness:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -59,7 +59,7 @@ def assert_each_once_and_whole(witness, incoming, hashes):
 
 
 def test_files_arrive_once_and_whole_through_a_cut_and_kills_of_both_sides(tmp_path):
-    """The line is cut in the middle of a file while more files are written, then agent and receiver are killed in the middle of one."""
+    """The line is cut in the middle of a file while more are written, then agent and receiver are killed in the middle of one."""
     incoming, port = tmp_path / "incoming", free_port()
     incoming.mkdir()
     hashes = write_files(tmp_path / "out", 3, N_BYTES)
@@ -107,7 +107,7 @@ def test_a_full_disk_delays_and_loses_nothing(tmp_path):
     incoming, port = tmp_path / "incoming", free_port()
     incoming.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(incoming)], capture_output=True, check=False
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(incoming)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("a small disk cannot be mounted here: run as root with CAP_SYS_ADMIN")
@@ -131,4 +131,4 @@ def test_a_full_disk_delays_and_loses_nothing(tmp_path):
             assert witness.half == []
             assert witness.arrivals == dict.fromkeys(hashes, 1)
     finally:
-        subprocess.run(["umount", "-l", str(incoming)], check=True)
+        subprocess.run(["/bin/umount", "-l", str(incoming)], check=True)
