@@ -166,7 +166,7 @@ class Agent:
         return Retrying(
             retry=retry_if_exception(_is_worth_a_try),
             wait=wait_exponential_jitter(
-                initial=_FIRST_WAIT_S, max=self.settings.retry_max_s, jitter=min(1.0, self.settings.retry_max_s)
+                multiplier=_FIRST_WAIT_S, max=self.settings.retry_max_s, jitter=min(1.0, self.settings.retry_max_s)
             ),
             stop=patient,
             sleep=sleep_using_event(self.stop),
