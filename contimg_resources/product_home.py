@@ -294,6 +294,7 @@ class ProductHome:
 
     def _patiently(self, action: str, call: Callable[[], Answer]) -> Answer:
         """Call, and again when the storage did not answer; what it refuses is refused at once."""
+        failures = (OSError, *_library_errors())
         try:
             for attempt in stamina.retry_context(
                 on=_may_pass, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=10.0
@@ -305,7 +306,7 @@ class ProductHome:
                 f"{self.url} has no such object", got=f"nothing to {action}", expected="an object",
                 remedy="Check CONTIMG_PRODUCTS_URL (its bucket must exist); publish the product from where it is.",
             ) from error  # fmt: skip
-        except (OSError, *_library_errors()) as error:
+        except failures as error:
             raise TransferError(
                 f"{self.url} cannot {action}", got=f"{type(error).__name__}: {error}", expected="success",
                 remedy="Look at the storage and its credentials; `contimg products publish` goes on where it was.",

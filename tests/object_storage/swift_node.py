@@ -84,8 +84,22 @@ def serve(folder, kind, configuration, listener):
     """Start one of the servers in a green thread."""
     path = folder / f"{kind}.conf"
     path.write_text(configuration)
-    # Debian's eventlet ends an answer to HEAD that has no length with a chunk: the connection cannot be used again.
-    return eventlet.spawn(wsgi.server, listener, loadapp(str(path)), log_output=False, keepalive=kind != "proxy")
+    return eventlet.spawn(wsgi.server, listener, with_lengths(loadapp(str(path))), log_output=False)
+
+
+def with_lengths(application):
+    """Let every answer to HEAD have a length: Debian's eventlet ends one without by a chunk, which is no HTTP."""
+
+    def answer(environ, start_response):
+        def start(status, headers, exc_info=None):
+            names = {name.lower() for name, _ in headers}
+            if environ["REQUEST_METHOD"] == "HEAD" and "content-length" not in names:
+                headers = [*headers, ("Content-Length", "0")]
+            return start_response(status, headers, exc_info)
+
+        return application(environ, start)
+
+    return answer
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]))
