@@ -100,7 +100,8 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        limit_s = load_settings().timeouts.of_stage(asset)
+        settings = load_settings()
+        limit_s = settings.timeouts.of_stage(asset)
         with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
             yield
     except dg.Failure:
@@ -134,7 +135,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
             }
         ),
     )
-    publish_after_stage(load_settings(), Products(store.path.parent), asset, partition_key or None)
+    publish_after_stage(settings, Products(store.path.parent), asset, partition_key or None)
 
 
 def judge(error: Exception) -> Verdict:

@@ -294,7 +294,6 @@ class ProductHome:
 
     def _patiently(self, action: str, call: Callable[[], Answer]) -> Answer:
         """Call, and again when the storage did not answer; what it refuses is refused at once."""
-        failures = (OSError, *_library_errors())
         try:
             for attempt in stamina.retry_context(
                 on=_may_pass, attempts=None, timeout=self.patience_s, wait_initial=0.2, wait_max=10.0
@@ -306,7 +305,7 @@ class ProductHome:
                 f"{self.url} has no such object", got=f"nothing to {action}", expected="an object",
                 remedy="Check CONTIMG_PRODUCTS_URL (its bucket must exist); publish the product from where it is.",
             ) from error  # fmt: skip
-        except failures as error:
+        except _failures() as error:
             raise TransferError(
                 f"{self.url} cannot {action}", got=f"{type(error).__name__}: {error}", expected="success",
                 remedy="Look at the storage and its credentials; `contimg products publish` goes on where it was.",
@@ -336,17 +335,17 @@ def _files(products: Products, asset: str, partition_key: str | None) -> list[Pa
     return files
 
 
-def _library_errors() -> tuple[type[Exception], ...]:
-    """What libraries of object storage raise that is no OSError; none where they are not installed."""
+def _failures() -> tuple[type[Exception], ...]:
+    """What file systems raise, and libraries of object storage where they are installed."""
     try:
         from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
         from botocore.exceptions import ClientError as RefusedError
     except ImportError:
-        return ()
-    return (ClientError, BotoCoreError, RefusedError)
+        return (OSError,)
+    return (OSError, ClientError, BotoCoreError, RefusedError)
 
 
 def _may_pass(error: Exception) -> bool:
     refused = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-    return isinstance(error, (OSError, *_library_errors())) and not isinstance(error, refused)
+    return isinstance(error, _failures()) and not isinstance(error, refused)

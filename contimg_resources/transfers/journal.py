@@ -84,6 +84,8 @@ class Journal:
     def add(self, files: Mapping[str, FileState]) -> None:
         """Let files wait: new ones, and known ones whose content changed."""
         rows = [(name, state.bytes, state.modified_us or 0) for name, state in files.items()]
+        if not rows:
+            return
         with self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany(

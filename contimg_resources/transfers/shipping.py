@@ -35,6 +35,8 @@ from contimg_resources.transfers.journal import Journal, JournalFile
 Answer = TypeVar("Answer")
 _LOG = structlog.get_logger(__name__)
 _FIRST_WAIT_S = 0.5
+_GRACE_S = 5.0
+"""A heartbeat under way is waited for so long at the end."""
 _TRIES_OF_ONE_PASS = 4
 """Of a request, when the agent is to send what is there and end."""
 
@@ -210,6 +212,7 @@ class Agent:
             yield
         finally:
             ended.set()
+            thread.join(_GRACE_S)
 
     def _say_alive(self) -> None:
         counts = self._counts
