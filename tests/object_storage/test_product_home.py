@@ -5,6 +5,7 @@ import time
 import uuid
 
 import numpy as np
+import polars as pl
 import pytest
 
 from contimg_assets.publishing import publish_after_stage
@@ -105,6 +106,25 @@ def test_object_that_changed_in_the_home_is_refused_and_mended(home, products, e
     home.publish(products, "quality_report", "2026-02-20")
     home.fetch(elsewhere, "quality_report", "2026-02-20")
     assert elsewhere.report("2026-02-20").read_bytes() == b"<html>a report</html>"
+
+
+def test_missing_product_is_fetched_before_it_is_read(tmp_path, products):
+    """Products that know a home read what is not here from there, once; without a home, or where it has none, it is missing."""
+    home, there = ProductHome(str(tmp_path / "share")), tmp_path / "there"
+    table = pl.DataFrame({"source_id": ["a", "b"], "flux_jy": [1.0, 2.0]})
+    products.write_parquet("forced_photometry", KEY, table)
+    images = make_images(products, 1, n_bytes=1000)
+    for asset in ("forced_photometry", ASSET):
+        home.publish(products, asset, KEY)
+    reader = Products(there, home=home)
+    assert reader.read_parquet("forced_photometry", KEY).equals(table)
+    assert reader.present(reader.image_folder(KEY), ASSET, KEY).is_dir()
+    assert snapshot(reader) == images
+    assert Products(there).read_parquet("forced_photometry", KEY).equals(table)
+    with pytest.raises(ProductMissingError, match="not published"):
+        reader.read_parquet("forced_photometry", "2026-02-20T06:05")
+    with pytest.raises(ProductMissingError, match="is missing"):
+        Products(tmp_path / "nowhere").read_parquet("forced_photometry", KEY)
 
 
 def test_what_was_never_published_is_missing(home, elsewhere):
