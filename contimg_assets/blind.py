@@ -82,7 +82,7 @@ def blind_detections(
             _LOG.info("nothing_to_do", why="no mosaic of this hour")
             yield from nothing_to_judge(checks.BLIND_DETECTIONS)
             return
-        folder = require(products.mosaic_folder(hour))
+        folder = products.present(products.mosaic_folder(hour), "mosaic", hour)
         image = SkyImage(**read_image(folder / "mosaic.fits"))
         rms = rms_of_weights(read_plane(folder / "weight.fits"))
         catalogue = products.read_parquet("reference_catalogue", None)

@@ -36,10 +36,12 @@ import dagster as dg
 import polars as pl
 
 from contimg_assets.profiling import profiled_stage
+from contimg_assets.publishing import publish_after_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
 from contimg_resources.deadlines import time_limit
 from contimg_resources.errors import ProductMissingError, RawFileError, ResourceError, StageTimeoutError, StoreError
+from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 
@@ -103,7 +105,8 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
     try:
-        limit_s = load_settings().timeouts.of_stage(asset)
+        settings = load_settings()
+        limit_s = settings.timeouts.of_stage(asset)
         with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
             yield
     except dg.Failure:
@@ -137,6 +140,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
             }
         ),
     )
+    publish_after_stage(settings, Products(store.path.parent), asset, partition_key or None)
 
 
 def judge(error: Exception) -> Verdict:

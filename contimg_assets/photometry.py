@@ -22,7 +22,6 @@ from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import with_provenance
 from contimg_assets.source_pictures import flux_ratio_plot
 from contimg_resources.configurable import Observatory
-from contimg_resources.products import require
 from contimg_resources.store.connection import Store
 from contimg_resources.tracing import span
 
@@ -61,7 +60,7 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
             "SELECT observation_id, start_mjd + duration_s / 172800.0 AS mjd FROM observation WHERE partition_key = ?",
             [partition_key],
         ).row(0, named=True)
-        folder = require(products.image_folder(partition_key))
+        folder = products.present(products.image_folder(partition_key), "continuum_image", partition_key)
         level = observatory.settings.photometry.beam_level
         rng = np.random.default_rng(zlib.crc32(partition_key.encode()))
         with span("measure", what="photometry"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from contimg_portal.commands.agent import app as agent
 from contimg_portal.commands.alerts import app as alerts
 from contimg_portal.commands.backfill import backfill
 from contimg_portal.commands.backup import backup, restore
@@ -24,6 +25,7 @@ from contimg_portal.commands.image import image
 from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
+from contimg_portal.commands.products import app as products
 from contimg_portal.commands.retention import app as retention
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.store import app as store
@@ -56,10 +58,12 @@ for verb in (
 ):
     app.command(name=verb.__name__)(verb)
 app.add_typer(candidates, name="candidates")
+app.add_typer(agent, name="agent")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(retention, name="retention")
+app.add_typer(products, name="products")
 app.add_typer(store, name="store")
 
 

@@ -38,7 +38,12 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
     @property
     def products(self) -> Products:
         """Where every product lies."""
-        return Products(self.settings.data, minimum_free_gb=self.settings.minimum_free_gb)
+        home = None
+        if self.settings.products_url is not None:
+            from contimg_resources.product_home import ProductHome
+
+            home = ProductHome(self.settings.products_url)
+        return Products(self.settings.data, minimum_free_gb=self.settings.minimum_free_gb, home=home)
 
     @property
     def store(self) -> Store:

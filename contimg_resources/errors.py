@@ -12,6 +12,7 @@ Drawn as a tree::
     ├── EngineError                 an outside engine (WSClean, AOFlagger) is not installed or failed
     ├── StageTimeoutError           a stage took longer than its limit and was ended
     ├── CircuitOpenError            an outside service failed so often that it is not asked for a while; transient
+    ├── TransferError               a file could not be handed to another host or storage; transient says whether to try again
     └── StoreError                  the store cannot be read or written
         └── StoreBusyError          another process held the file for too long; transient
 
@@ -96,6 +97,25 @@ class CircuitOpenError(ResourceError):
 
     transient = True
     reason_code = "service_unavailable"
+
+
+class TransferError(ResourceError):
+    """Raise when a file cannot be handed to another host or to object storage, or arrived there damaged."""
+
+    reason_code = "transfer_failed"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: str = "",
+        expected: str = "",
+        remedy: str,
+        reason_code: str | None = None,
+        transient: bool = False,
+    ) -> None:
+        super().__init__(what, got=got, expected=expected, remedy=remedy, reason_code=reason_code)
+        self.transient = transient
 
 
 class StoreError(ResourceError):

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import polars as pl
 
@@ -30,7 +30,15 @@ _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
-_FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a disk says that has no room."""
+
+
+class PublishedProducts(Protocol):
+    """A place that has copies of products (``product_home``)."""
+
+    def fetch(self, products: Products, asset: str, partition_key: str | None) -> list[Path]:
+        """Bring a partition's product to its place on the local disk, whole, or raise ProductMissingError."""
 
 
 class Products:
@@ -42,11 +50,14 @@ class Products:
         The data folder (`Settings.data`).
     minimum_free_gb : float
         Free space (GB) that must remain after writing.
+    home : PublishedProducts, optional
+        Where what is missing here is fetched from before it is read.
     """
 
-    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0) -> None:
+    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0, home: PublishedProducts | None = None) -> None:
         self.root = root.absolute()
         self.minimum_free_gb = minimum_free_gb
+        self.home = home
 
     @property
     def store_path(self) -> Path:
@@ -144,7 +155,13 @@ class Products:
     @traced("io.read_parquet")
     def read_parquet(self, asset: str, partition_key: str | None) -> pl.DataFrame:
         """Read a partition's measurements; ProductMissingError when there are none."""
-        return pl.read_parquet(require(self.table(asset, partition_key)))
+        return pl.read_parquet(self.present(self.table(asset, partition_key), asset, partition_key))
+
+    def present(self, path: Path, asset: str, partition_key: str | None) -> Path:
+        """Return a product's path when it is on the local disk, fetched from its home if need be; else ProductMissingError."""
+        if self.home is not None and not path.exists():
+            self.home.fetch(self, asset, partition_key)
+        return require(path)
 
     def write_bytes(self, path: Path, content: bytes) -> Path:
         """Write a file whole or not at all."""
@@ -254,7 +271,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with _placed_whole(path) as stream:
             write(stream)
     except OSError as error:
-        if error.errno not in _FULL_DISK_ERRORS:
+        if error.errno not in FULL_DISK_ERRORS:
             raise
         raise DiskFullError(
             f"The disk filled up while {path} was written", remedy="Free space, then retry; nothing was left behind."

@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.settings_api import ApiSettings
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
@@ -46,7 +47,7 @@ from contimg_resources.settings_retention import RetentionSettings
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 FEATURE_PREFIX = "CONTIMG_FEATURE_"
-_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret"}
+_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token"}
 
 
 def _split_list(value: Any) -> Any:
@@ -219,6 +220,13 @@ class Settings(BaseSettings):
     gain_validity_h: float = Field(1.0, gt=0, le=72, description="age at which gains are no longer valid")
     calibration_wait_s: float = Field(7200.0, ge=0, le=86_400, description="how long a run waits for its bandpass")
 
+    products_url: str | None = Field(
+        None,
+        description="where finished products are published beside the working copies: s3://bucket/prefix, a folder",
+    )
+    unpublished: Names = Field(
+        ["raw_visibilities", "measurement_set"], description="assets that are not published, with products_url"
+    )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024, description="threads of one step"
     )
@@ -263,6 +271,7 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     api: ApiSettings = ApiSettings()
     retention: RetentionSettings = RetentionSettings()
+    agent: AgentSettings = AgentSettings()
 
     @model_validator(mode="before")
     @classmethod

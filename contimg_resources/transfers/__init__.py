@@ -1,0 +1,1 @@
+"""Raw files from the host that writes them to the host that ingests them: resumed, verified, confirmed."""

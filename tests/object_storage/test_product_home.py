@@ -1,0 +1,219 @@
+"""Products in their home, a folder or a real S3 server: whole or absent for every reader, verified, resumed after a kill."""
+
+import threading
+import time
+import uuid
+
+import numpy as np
+import polars as pl
+import pytest
+
+from contimg_assets.publishing import publish_after_stage
+from contimg_resources.errors import ProductMissingError, SettingsError, TransferError
+from contimg_resources.product_home import ProductHome, local_partitions
+from contimg_resources.products import Products, file_hash
+from contimg_resources.settings import Settings
+from tests.transfers.bad_line import BadLine
+from tests.transfers.stations import wait_until
+
+KEY = "2026-02-20T06:00"
+ASSET = "continuum_image"
+
+
+def make_images(products, seed, n_bytes=9_000_000):
+    """An image folder of two large files and a small one in a folder below, and a table beside it."""
+    rng = np.random.default_rng(seed)
+    folder = products.image_folder(KEY)
+    for name, size in {"image.fits": n_bytes, "residual.fits": n_bytes, "bands/band0.fits": 1000}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.bytes(size))
+    products.write_json(folder.with_suffix(".json"), {"seed": seed})
+    return snapshot(products)
+
+
+def snapshot(products):
+    """Hashes of what a partition has on the local disk."""
+    return {path.name: file_hash(path) for path in products.of_partition(ASSET, KEY)}
+
+
+@pytest.fixture
+def products(tmp_path):
+    """Products where they are made."""
+    return Products(tmp_path / "here")
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Products of a reader's machine."""
+    return Products(tmp_path / "there")
+
+
+@pytest.fixture
+def s3_url(swift, monkeypatch):
+    """A bucket of its own on the S3 server, whose credentials are in the environment."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test:writer",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": swift.url,
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"products-{uuid.uuid4().hex[:8]}"
+    ProductHome(f"s3://{bucket}", endpoint_url=swift.url)._fs.mkdir(bucket)
+    return f"s3://{bucket}/night"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def home(request, tmp_path):
+    """A home of each kind."""
+    if request.param == "folder":
+        return ProductHome(str(tmp_path / "share"))
+    url, swift = request.getfixturevalue("s3_url"), request.getfixturevalue("swift")
+    return ProductHome(url, endpoint_url=swift.url)
+
+
+def objects(home):
+    """Objects with their times."""
+    found = home._fs.find(home._root, detail=True)
+    return {name: item.get("LastModified") or item.get("mtime") for name, item in found.items()}
+
+
+def test_product_comes_back_identical_and_its_next_version_replaces_it(home, products, elsewhere):
+    """Files, folders and folders below survive; publishing again stores nothing; a new version removes what only the old named."""
+    first = make_images(products, 1)
+    assert len(home.publish(products, ASSET, KEY).objects) == 4
+    home.fetch(elsewhere, ASSET, KEY)
+    assert snapshot(elsewhere) == first
+    stored = objects(home)
+    home.publish(products, ASSET, KEY)
+    assert objects(home) == stored
+    (products.image_folder(KEY) / "image.fits").write_bytes(b"corrected")
+    home.publish(products, ASSET, KEY)
+    assert len(objects(home)) == len(stored)
+    home.fetch(elsewhere, ASSET, KEY)
+    assert snapshot(elsewhere) == snapshot(products) != first
+
+
+def test_object_that_changed_in_the_home_is_refused_and_mended(home, products, elsewhere):
+    """A reader gets an error and no file; publishing again notices and stores it anew."""
+    products.write_bytes(products.report("2026-02-20"), b"<html>a report</html>")
+    (item,) = home.publish(products, "quality_report", "2026-02-20").objects
+    home._fs.pipe_file(home._address(item.key), b"<html>b report</html>")
+    with pytest.raises(TransferError, match="other content"):
+        home.fetch(elsewhere, "quality_report", "2026-02-20")
+    assert not elsewhere.report("2026-02-20").exists()
+    home.publish(products, "quality_report", "2026-02-20")
+    home.fetch(elsewhere, "quality_report", "2026-02-20")
+    assert elsewhere.report("2026-02-20").read_bytes() == b"<html>a report</html>"
+
+
+def test_missing_product_is_fetched_before_it_is_read(tmp_path, products):
+    """Products that know a home read what is not here from there, once; without a home, or where it has none, it is missing."""
+    home, there = ProductHome(str(tmp_path / "share")), tmp_path / "there"
+    table = pl.DataFrame({"source_id": ["a", "b"], "flux_jy": [1.0, 2.0]})
+    products.write_parquet("forced_photometry", KEY, table)
+    images = make_images(products, 1, n_bytes=1000)
+    for asset in ("forced_photometry", ASSET):
+        home.publish(products, asset, KEY)
+    reader = Products(there, home=home)
+    assert reader.read_parquet("forced_photometry", KEY).equals(table)
+    assert reader.present(reader.image_folder(KEY), ASSET, KEY).is_dir()
+    assert snapshot(reader) == images
+    assert Products(there).read_parquet("forced_photometry", KEY).equals(table)
+    with pytest.raises(ProductMissingError, match="not published"):
+        reader.read_parquet("forced_photometry", "2026-02-20T06:05")
+    with pytest.raises(ProductMissingError, match="is missing"):
+        Products(tmp_path / "nowhere").read_parquet("forced_photometry", KEY)
+
+
+def test_what_was_never_published_is_missing(home, elsewhere):
+    """A reader is told so, at once."""
+    with pytest.raises(ProductMissingError, match="not published"):
+        home.fetch(elsewhere, ASSET, KEY)
+
+
+def test_manifest_that_leads_elsewhere_is_refused(tmp_path, products, elsewhere):
+    """Whoever can write to the home cannot make a reader write outside its products."""
+    home = ProductHome(str(tmp_path / "share"))
+    products.write_bytes(products.report("2026-02-20"), b"x")
+    home.publish(products, "quality_report", "2026-02-20")
+    (path,) = (tmp_path / "share").rglob("*.manifest.json")
+    path.write_text(path.read_text().replace("quality_report/2026-02-20/day.html", "../../../evil.html"))
+    with pytest.raises(TransferError, match="elsewhere"):
+        home.fetch(elsewhere, "quality_report", "2026-02-20")
+
+
+def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s3_url, products, elsewhere):
+    """Killed while the second version is on its way: readers see the first whole until the second is; the upload ends well."""
+    line = BadLine(("127.0.0.1", swift.port), bytes_per_s=8e6)
+    try:
+        writer = ProductHome(s3_url, endpoint_url=line.url)
+        reader = ProductHome(s3_url, endpoint_url=swift.url)
+        first = make_images(products, 1)
+        reader.publish(products, ASSET, KEY)
+        second = make_images(products, 2)
+        failures = []
+
+        def publish():
+            try:
+                writer.publish(products, ASSET, KEY)
+            except TransferError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        wait_until(lambda: line.n_passed > 4_000_000)
+        swift.kill()
+        passed = line.n_passed
+        assert passed < 18_000_000
+        time.sleep(2.0)
+        swift.start()
+        reader.fetch(elsewhere, ASSET, KEY)
+        assert snapshot(elsewhere) == first
+        thread.join(200)
+        assert not thread.is_alive()
+        assert failures == []
+        reader.fetch(elsewhere, ASSET, KEY)
+        assert snapshot(elsewhere) == second
+        assert all(
+            "band0" in name or "image" in name or "residual" in name or "json" in name for name in objects(reader)
+        )
+        assert len(objects(reader)) == 5
+    finally:
+        line.close()
+
+
+def test_stage_goes_on_when_its_home_is_away(tmp_path, products):
+    """Without a home nothing is done; with one that is there the product is published; one that cannot be used is only said."""
+    products.write_bytes(products.report("2026-02-20"), b"<html></html>")
+    share = str(tmp_path / "share")
+    (tmp_path / "file").write_text("no folder")
+    told = [
+        publish_after_stage(Settings(data=products.root, **given), products, asset, "2026-02-20")
+        for given, asset in [
+            ({}, "quality_report"),
+            ({"products_url": share}, "quality_report"),
+            ({"products_url": share}, "measurement_set"),
+            ({"products_url": "nonsense://x"}, "quality_report"),
+            ({"products_url": str(tmp_path / "file" / "share")}, "quality_report"),
+        ]
+    ]
+    assert told == [False, True, False, False, False]
+
+
+def test_local_partitions_are_found_by_their_names(products):
+    """Observations, days and what has no partition; work in progress is none."""
+    make_images(products, 1, n_bytes=10)
+    products.write_bytes(products.report("2026-02-20"), b"x")
+    products.write_bytes(products.reference_catalogue(), b"x")
+    products.write_bytes(products.image_folder(KEY).parent / ".0600.abc.partial", b"x")
+    assert local_partitions(products, ASSET) == [KEY]
+    assert local_partitions(products, "quality_report") == ["2026-02-20"]
+    assert local_partitions(products, "reference_catalogue") == [None]
+
+
+def test_home_of_an_unknown_kind_is_a_wrong_setting():
+    """The message names the setting."""
+    with pytest.raises(SettingsError, match="CONTIMG_PRODUCTS_URL"):
+        ProductHome("nonsense://bucket")
