@@ -38,7 +38,8 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
     @property
     def products(self) -> Products:
         """Where every product lies."""
-        return Products(self.settings.data, minimum_free_gb=self.settings.minimum_free_gb)
+        settings = self.settings
+        return Products(settings.data, minimum_free_gb=settings.minimum_free_gb, scratch=settings.scratch)
 
     @property
     def store(self) -> Store:

@@ -41,10 +41,13 @@ class Products:
         The data folder (`Settings.data`).
     minimum_free_gb : float
         Free space (GB) that must remain after writing.
+    scratch : Path, optional
+        Folder for work in progress, which may be a disk of this host; default below the data folder.
     """
 
-    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0) -> None:
+    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0, scratch: Path | None = None) -> None:
         self.root = root.absolute()
+        self._scratch = scratch or self.root / "scratch"
         self.minimum_free_gb = minimum_free_gb
 
     @property
@@ -113,10 +116,9 @@ class Products:
         return self.table("reference_catalogue", None)
 
     def scratch(self, name: str) -> Path:
-        """Path for work in progress on the same disk as the products; whoever makes it removes it."""
-        folder = self.root / "scratch"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name}-{uuid.uuid4().hex[:8]}"
+        """Path for work in progress; whoever makes it removes it."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch / f"{name}-{uuid.uuid4().hex[:8]}"
 
     def located(self, noted: str | Path) -> Path:
         """Where a product lies whose path was noted when it was made: a data folder may be moved, copied or mounted elsewhere.
