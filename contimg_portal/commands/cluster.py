@@ -133,6 +133,28 @@ def worker(
         run_worker(WorkerPlan(name, chosen, runs, preload()))
 
 
+@app.command(name="import-instance")
+def import_instance(
+    home: Annotated[Path, typer.Argument(help="DAGSTER_HOME of the embedded instance, which must be stopped.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Copy runs, events and ticks of the embedded instance into the empty one on PostgreSQL (CONTIMG_CLUSTER__POSTGRES_URL)."""
+    with one_screen_errors():
+        from contimg_resources.cluster.addresses import postgres_url
+        from contimg_resources.cluster.migration import copy_instance
+        from contimg_resources.cluster.postgres_storage import PatientPostgresStorage
+        from contimg_resources.settings import load_settings
+
+        url = postgres_url(load_settings().cluster)
+        PatientPostgresStorage(url, load_settings().cluster.postgres_patience_s).dispose()  # makes the tables
+        rows = copy_instance(home, url)
+    emit(
+        {"home": str(home), "tables": [{"table": table, "rows": n} for table, n in rows.items()]},
+        as_json=as_json,
+        rows="tables",
+    )
+
+
 def _state() -> dict[str, Any] | None:
     """What the state file says, or None when its supervisor is gone."""
     from contimg_resources.cluster.services import Supervisor, is_alive
