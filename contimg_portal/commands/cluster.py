@@ -59,14 +59,14 @@ def up(
                 remedy="Choose others (see --help), or stop what runs: contimg cluster down.",
             )
         machine = OneMachine(folder, services_folder or folder / "services", ports, workers, pinned)
-        supervisor = Supervisor(folder, restart_after_s)
         asked: list[int] = []
+        supervisor = Supervisor(folder, restart_after_s, lambda: bool(asked))
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, lambda number, _: asked.append(number))
         try:
             supervisor.start(machine.services(), machine.urls)
             stderr.print(f"Dagster {machine.urls['dagster']}   portal {machine.urls['portal']}", highlight=False)
-            supervisor.watch(machine.urls, lambda: bool(asked))
+            supervisor.watch(machine.urls)
         finally:
             supervisor.stop()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu import Queue
+from kombu.entity import Queue
 
 from contimg_resources.cluster.queues import QUEUES
 

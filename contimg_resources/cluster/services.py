@@ -24,7 +24,7 @@ from contimg_resources.products import atomic_write
 
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.25
-_READY_WITHIN_S = 180.0
+_READY_WITHIN_S = 600.0
 _GENTLE = ((signal.SIGTERM, 20.0), (signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
 
 
@@ -61,10 +61,13 @@ class Supervisor:
         For logs and the state file.
     restart_after_s : float
         Between the end of a service and its next start.
+    is_over : callable
+        Whether somebody asked to stop; starting and watching end then.
     """
 
     folder: Path
     restart_after_s: float
+    is_over: Callable[[], bool] = lambda: False
     _running: dict[str, _Running] = field(default_factory=dict)
 
     @property
@@ -75,19 +78,21 @@ class Supervisor:
     def start(self, services: Sequence[Service], about: dict[str, str]) -> None:
         """Start services one after the other, each when those before it are ready, and write down what runs."""
         for service in services:
+            if self.is_over():
+                return
             if service.prepare is not None:
                 service.prepare()
             self._running[service.name] = _Running(service, self._spawn(service))
             self._write_state(about)
             if service.port is not None:
                 self._await_port(service, service.port)
-            if service.follow_up is not None:
+            if service.follow_up is not None and not self.is_over():
                 service.follow_up()
             _LOG.info("service_started", service=service.name, port=service.port)
 
-    def watch(self, about: dict[str, str], is_over: Callable[[], bool]) -> None:
+    def watch(self, about: dict[str, str]) -> None:
         """Start again what ended, until it is over."""
-        while not is_over():
+        while not self.is_over():
             for running in self._running.values():
                 self._look_after(running, about)
             time.sleep(_POLL_S)
@@ -126,7 +131,7 @@ class Supervisor:
     def _await_port(self, service: Service, port: int) -> None:
         end = time.monotonic() + _READY_WITHIN_S
         process = self._running[service.name].process
-        while not is_open(port):
+        while not is_open(port) and not self.is_over():
             if process.poll() is not None or time.monotonic() > end:
                 log = self._log(service.name)
                 raise ResourceError(

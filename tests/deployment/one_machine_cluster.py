@@ -166,7 +166,7 @@ class Cluster:
             assert self.process.poll() is None, self.log.read_text()
             return "portal http" in self.log.read_text()
 
-        wait_for(is_ready, 180, "the cluster is up")
+        wait_for(is_ready, 600, "the cluster is up")
 
     def state(self) -> dict[str, Any]:
         """What runs, by the state file."""
@@ -211,16 +211,15 @@ class Cluster:
 
     def end(self) -> None:
         """Stop what still runs, whatever happened."""
-        pids = [one["pid"] for one in self.state()["services"]] if self.process.poll() is None else []
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(90)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for pid in pids:
-            if is_alive(pid):
-                os.killpg(pid, signal.SIGKILL)
+            for pid in [one["pid"] for one in self.state()["services"]]:
+                if is_alive(pid):
+                    os.killpg(pid, signal.SIGKILL)
 
 
 @contextmanager

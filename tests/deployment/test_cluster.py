@@ -30,8 +30,8 @@ from tests.deployment.one_machine_cluster import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
-_PATIENCE_S = 300.0
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
+_PATIENCE_S = 900.0
 
 
 @pytest.fixture(scope="module")
