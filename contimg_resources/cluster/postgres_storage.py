@@ -89,7 +89,7 @@ class _Patient:
         """One connection, waited for."""
         return patient_connection(self._engine, self.patience_s)
 
-    def optimize_for_webserver(self, statement_timeout: int, **_: object) -> None:
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:  # noqa: ARG002
         """Limit the time of one statement; connections are kept anyway."""
         db.event.listen(self._engine, "connect", lambda conn, _: set_pg_statement_timeout(conn, statement_timeout))
 
@@ -125,7 +125,7 @@ class PatientPostgresStorage(DagsterPostgresStorage):
         self._schedule_storage = PatientScheduleStorage(url)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage.keep_connections(url, patience_s)
-        super(DagsterPostgresStorage, self).__init__()  # whose own constructor would make the impatient ones
+        super(DagsterPostgresStorage, self).__init__()  # type: ignore[no-untyped-call]  # whose own constructor would make the impatient ones
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
