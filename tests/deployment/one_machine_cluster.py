@@ -23,19 +23,6 @@ from tests.chaos.campaign import OBSERVATION_CHAIN, Campaign, Step
 
 T = TypeVar("T")
 CONTIMG = [sys.executable, "-m", "contimg_portal.cli"]
-CAMPAIGN = """
-[campaign]
-start_date = 2026-01-10
-n_days = 2
-seed = 11
-[array]
-n_antennas = 14
-max_baseline_m = 300.0
-channels_per_subband = 2
-n_integrations = 6
-[instrument]
-rfi_bursts = 1.0
-"""
 RESTART_AFTER_S = 30.0
 """How long a killed service stays away."""
 BUSY = [
@@ -74,36 +61,25 @@ def free_ports(n_ports: int) -> int:
     raise AssertionError("no free ports")
 
 
-def link_raw(campaign: Path, root: Path, day: str) -> None:
-    """Let the raw files of a day arrive below a root, which then holds all that its rows name."""
-    incoming = root / "raw" / "incoming"
-    incoming.mkdir(parents=True, exist_ok=True)
-    for file in sorted((campaign / "incoming").glob(f"{day}*.hdf5")):
-        (incoming / file.name).hardlink_to(file)
-
-
-def simulate(folder: Path) -> list[str]:
-    """Raw files and truth of the campaign; returns its days."""
-    (folder / "campaign.toml").write_text(CAMPAIGN)
-    command = [*CONTIMG, "simulate", str(folder / "campaign.toml"), "--out", str(folder / "incoming")]
-    subprocess.run([*command, "--truth", str(folder / "truth")], check=True, capture_output=True)
-    return sorted({file.name[:10] for file in (folder / "incoming").iterdir()})
+def link_raw(campaign: Path, root: Path) -> None:
+    """Let the raw files arrive below a root, which then holds all that its rows name."""
+    for file in sorted((campaign / "incoming").glob("*.hdf5")):
+        (root / "raw" / "incoming" / file.name).hardlink_to(file)
 
 
 def new_campaign(root: Path, truth: Path) -> Campaign:
     """Folders of one installation, with the catalogue of the campaign."""
-    (root / "raw").mkdir(parents=True)
+    (root / "raw" / "incoming").mkdir(parents=True)
     (root / "raw" / "truth").symlink_to(truth)
     return Campaign(root, root / "raw")
 
 
-def run_embedded(campaign: Campaign, day: str) -> None:
-    """All runs of a day that has arrived, one after the other, as the embedded platform does."""
+def run_embedded(campaign: Campaign) -> None:
+    """All runs of the campaign, one after the other, as the embedded platform does."""
     assert campaign.run(Step("arrivals", "arrivals")) == 0
-    found = campaign.store.query(
-        "SELECT partition_key FROM observation WHERE partition_key LIKE ? ORDER BY calibrator NULLS LAST", [f"{day}%"]
-    )
+    found = campaign.store.query("SELECT partition_key FROM observation ORDER BY calibrator NULLS LAST")
     transit, field = found["partition_key"].to_list()
+    day = transit[:10]
     steps = [
         Step("catalogue", "catalogue_job"),
         Step("conversion", "observation_job", transit, ("measurement_set",)),
@@ -143,7 +119,8 @@ class Cluster:
             "CONTIMG_SEASON_START": "2026-01-08",
             "CONTIMG_SEASON_END": "2026-02-12",
             "CONTIMG_CLUSTER__SIGN_OF_LIFE_S": "1",
-            "CONTIMG_CLUSTER__LOST_AFTER_S": "10",
+            "CONTIMG_CLUSTER__LOST_AFTER_S": "16",
+            "CONTIMG_DAGSTER_URL": f"http://127.0.0.1:{first}",
             "CONTIMG_LOG_LEVEL": "warning",
             "NUMBA_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
@@ -182,9 +159,9 @@ class Cluster:
         return time.monotonic()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a ``contimg cluster`` verb."""
+        """Run a ``contimg`` verb with the settings of the cluster."""
         return subprocess.run(
-            [*CONTIMG, "cluster", *arguments],
+            [*CONTIMG, *arguments],
             env=os.environ | self.environment,
             check=False,
             capture_output=True,
