@@ -8,6 +8,7 @@ same cores.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -163,9 +164,12 @@ def main() -> int:
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements, default %(default)s")
+    n_rounds = parser.parse_args().rounds
     prepare()
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(ROUNDS):
+    for _ in range(n_rounds):
         for n_workers, measured in seconds.items():
             measured.append(measure(n_workers))
             sys.stderr.write(f"{n_workers} worker(s): {measured[-1]:.1f} s\n")
@@ -185,7 +189,7 @@ def main() -> int:
                 "two_workers_s": seconds[2],
                 "observations_per_hour_per_core": 3600.0 * N_OBSERVATIONS / one_s,
             },
-            "runs": ROUNDS,
+            "runs": n_rounds,
         }
     )
     shutil.rmtree(DATA, ignore_errors=True)
