@@ -146,7 +146,7 @@ def import_instance(
         from contimg_resources.settings import load_settings
 
         url = postgres_url(load_settings().cluster)
-        PatientPostgresStorage(url, load_settings().cluster.postgres_patience_s).dispose()  # makes the tables
+        PatientPostgresStorage(url, load_settings().cluster.postgres_patience_s)  # makes the tables
         rows = copy_instance(home, url)
     emit(
         {"home": str(home), "tables": [{"table": table, "rows": n} for table, n in rows.items()]},
