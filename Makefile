@@ -13,7 +13,7 @@ KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-dev demo start test chaos check format bench clean
+.PHONY: help install install-test install-dev demo start cluster test chaos check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ install: $(KERNELS) ## create .venv and install contimg with the tested versions
 install-test: $(TESTING) ## the same with CASA and everything the tests need
 
 install-dev: $(TESTING) ## the same with the pre-commit hook
-	scripts/install.sh test,casa,flag,dev
+	scripts/install.sh test,casa,flag,cluster,dev
 	$(BIN)/pre-commit install
 
 $(RUNTIME): $(PINS)
@@ -33,7 +33,7 @@ $(RUNTIME): $(PINS)
 
 $(TESTING): $(PINS)
 	@echo "Installing contimg, CASA and the test tools into $(VENV) (a few minutes on a new machine)" >&2
-	scripts/install.sh test,casa,flag
+	scripts/install.sh test,casa,flag,cluster
 	@touch $@ $(RUNTIME)
 
 # A kernel is not compiled anew when one of another file that it calls has changed: all are, whenever science has.
@@ -48,6 +48,11 @@ demo: $(KERNELS) ## simulated campaign through the whole platform; DEMO_EXIT=1 s
 
 start: $(KERNELS) ## the platform on your own data: Dagster on DAGSTER_PORT, portal on PORTAL_PORT
 	scripts/start.sh
+
+cluster: $(KERNELS) ## the same on PostgreSQL, Redis and two workers, until Ctrl-C; WORKERS=2
+	scripts/install.sh cluster
+	scripts/install_services.sh cluster
+	$(BIN)/contimg cluster up --workers $${WORKERS:-2}
 
 test: $(TESTING) $(KERNELS) ## all tests, services included
 	scripts/install_services.sh

@@ -15,6 +15,7 @@ from contimg_portal.commands.bench import bench
 from contimg_portal.commands.calibrate import calibrate
 from contimg_portal.commands.candidates import app as candidates
 from contimg_portal.commands.catalogue import app as catalogue
+from contimg_portal.commands.cluster import app as cluster
 from contimg_portal.commands.convert import convert
 from contimg_portal.commands.dead_letters import app as dead_letters
 from contimg_portal.commands.detect import detect
@@ -61,6 +62,7 @@ app.add_typer(candidates, name="candidates")
 app.add_typer(agent, name="agent")
 app.add_typer(alerts, name="alerts")
 app.add_typer(catalogue, name="catalogue")
+app.add_typer(cluster, name="cluster")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(retention, name="retention")
 app.add_typer(products, name="products")

@@ -38,12 +38,13 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
     @property
     def products(self) -> Products:
         """Where every product lies."""
+        settings = self.settings
         home = None
-        if self.settings.products_url is not None:
+        if settings.products_url is not None:
             from contimg_resources.product_home import ProductHome
 
-            home = ProductHome(self.settings.products_url)
-        return Products(self.settings.data, minimum_free_gb=self.settings.minimum_free_gb, home=home)
+            home = ProductHome(settings.products_url)
+        return Products(settings.data, minimum_free_gb=settings.minimum_free_gb, scratch=settings.scratch, home=home)
 
     @property
     def store(self) -> Store:

@@ -11,6 +11,7 @@ Drawn as a tree::
     ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
     ├── EngineError                 an outside engine (WSClean, AOFlagger) is not installed or failed
     ├── StageTimeoutError           a stage took longer than its limit and was ended
+    ├── BrokerError                 the broker of a cluster does not answer; transient
     ├── CircuitOpenError            an outside service failed so often that it is not asked for a while; transient
     ├── TransferError               a file could not be handed to another host or storage; transient says whether to try again
     └── StoreError                  the store cannot be read or written
@@ -90,6 +91,13 @@ class StageTimeoutError(ResourceError):
 
     transient = True
     reason_code = "timeout"
+
+
+class BrokerError(ResourceError):
+    """Raise when the broker of a cluster (Redis) does not answer; runs that go on need it only to be known alive."""
+
+    transient = True
+    reason_code = "broker_away"
 
 
 class CircuitOpenError(ResourceError):

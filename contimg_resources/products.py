@@ -52,10 +52,20 @@ class Products:
         Free space (GB) that must remain after writing.
     home : PublishedProducts, optional
         Where what is missing here is fetched from before it is read.
+    scratch : Path, optional
+        Folder for work in progress, which may be a disk of this host; default below the data folder.
     """
 
-    def __init__(self, root: Path, *, minimum_free_gb: float = 0.0, home: PublishedProducts | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        minimum_free_gb: float = 0.0,
+        home: PublishedProducts | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         self.root = root.absolute()
+        self._scratch = scratch or self.root / "scratch"
         self.minimum_free_gb = minimum_free_gb
         self.home = home
 
@@ -125,10 +135,9 @@ class Products:
         return self.table("reference_catalogue", None)
 
     def scratch(self, name: str) -> Path:
-        """Path for work in progress on the same disk as the products; whoever makes it removes it."""
-        folder = self.root / "scratch"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name}-{uuid.uuid4().hex[:8]}"
+        """Path for work in progress; whoever makes it removes it."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch / f"{name}-{uuid.uuid4().hex[:8]}"
 
     def located(self, noted: str | Path) -> Path:
         """Where a product lies whose path was noted when it was made: a data folder may be moved, copied or mounted elsewhere.

@@ -39,6 +39,7 @@ from pydantic_settings import (
 from contimg_resources.errors import SettingsError
 from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.settings_api import ApiSettings
+from contimg_resources.settings_cluster import ClusterSettings
 from contimg_resources.settings_observability import LogLevel, LogLevels
 from contimg_resources.settings_portal import PageSettings, Sites
 from contimg_resources.settings_recovery import BreakerSettings, DeadLetterSettings, QueueSettings, TimeoutSettings
@@ -47,7 +48,7 @@ from contimg_resources.settings_retention import RetentionSettings
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 FEATURE_PREFIX = "CONTIMG_FEATURE_"
-_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token"}
+_SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token", "postgres_url", "broker_url"}
 
 
 def _split_list(value: Any) -> Any:
@@ -187,6 +188,9 @@ class Settings(BaseSettings):
 
     data: AbsolutePath = Field(Path(".contimg"), description="products and store")
     incoming: AbsolutePath = Field(Path(), description="folder watched for raw files; default <data>/incoming")
+    scratch: AbsolutePath | None = Field(
+        None, description="work in progress, a disk of this host; default <data>/scratch"
+    )
     catalogue: AbsolutePath | None = Field(None, description="reference catalogue: CSV, Parquet, FITS or VOTable")
     array: AbsolutePath | None = Field(None, description="telescope description (TOML); default DSA-110")
 
@@ -272,6 +276,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     retention: RetentionSettings = RetentionSettings()
     agent: AgentSettings = AgentSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -54,6 +54,8 @@ JOBS = {
 STAGES = [asset.key.to_user_string() for assets in JOBS.values() for asset in assets]
 PROBE_TAG = "contimg/breaker_probe"
 """Run tag: the stage whose half-open breaker the run probes."""
+WORK_TAG = "contimg/work"
+"""Run tag: live, calibration or backlog, which an instance may limit (``deploy/dagster.yaml``)."""
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
 _WAITING_RUNS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
@@ -134,15 +136,15 @@ def _with_priority(
     row = described.get(request.tags.get("contimg/observation", ""))
     if row is None:
         return 0, request
-    priority = 0
+    priority, work = 0, "backlog"
     if _is_target(row, rules):
-        priority = rules.target_of_opportunity_priority
+        priority, work = rules.target_of_opportunity_priority, "live"
     elif now - (_MJD_EPOCH + timedelta(days=row["start_mjd"])) <= timedelta(hours=rules.live_age_h):
         is_calibration = row["calibrator"] is not None or request.job_name == bandpass_job.name
         priority = rules.calibrator_priority if is_calibration else rules.live_priority
-    if not priority:
-        return 0, request
-    return priority, request.with_replaced_attrs(tags={**request.tags, _PRIORITY_TAG: str(priority)})
+        work = "calibration" if is_calibration else "live"
+    tags = {**request.tags, WORK_TAG: work} | ({_PRIORITY_TAG: str(priority)} if priority else {})
+    return priority, request.with_replaced_attrs(tags=tags)
 
 
 def _is_target(row: dict[str, Any], rules: QueueSettings) -> bool:

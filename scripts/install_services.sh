@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench]
+# Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench|cluster]
 #
-# For tests Chromium, a font for it, Prometheus, Swift (an S3 server) and WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
+# For tests Chromium, a font for it, Prometheus, PostgreSQL, Redis, Swift (an S3 server) and WSClean, which can be chosen for imaging;
+# with the argument `bench` WSClean, PostgreSQL and Redis, with `cluster` PostgreSQL and Redis only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
 
 missing=()
-command -v wsclean >/dev/null || missing+=(wsclean)
-if [[ "${1:-}" != bench ]]; then
+command -v redis-server >/dev/null || missing+=(redis-server)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+if [[ "${1:-}" != cluster ]]; then
+    command -v wsclean >/dev/null || missing+=(wsclean)
+fi
+if [[ -z "${1:-}" ]]; then
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
         || missing+=(chromium fonts-dejavu-core)
     command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
@@ -27,7 +32,7 @@ if ((EUID != 0)); then
     as_root=(sudo)
 fi
 echo "Installing system packages: ${missing[*]}" >&2
-# Packages must not start services here (Prometheus would): while they are installed, Debian's policy says no.
+# Packages must not start services here (Prometheus, PostgreSQL and Redis would): while they are installed, Debian's policy says no.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e "$policy" ]]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null

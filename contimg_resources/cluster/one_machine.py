@@ -1,0 +1,255 @@
+"""What the services of a cluster on one machine are called with, and what each needs before it starts.
+
+What belongs here: commands, ports, passwords and folders of ``contimg cluster up``. Starting and watching is ``services``.
+
+Everything listens on loopback. PostgreSQL and Redis are given passwords that are made once and kept in files only the owner may
+read. Redis writes every message to disk before it confirms it (``appendfsync always``: a run is a message, and there are a few
+per minute), so that a killed Redis forgets nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from contimg_resources.cluster.queues import QUEUES
+from contimg_resources.cluster.services import Service
+from contimg_resources.errors import ResourceError
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_POSTGRES_FOLDERS = "/usr/lib/postgresql"
+_DATABASE = _USER = "contimg"
+_WARM_MODULE = "contimg_assets.warm"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports of loopback."""
+
+    dagster: int
+    portal: int
+    code: int
+    postgres: int
+    redis: int
+
+
+@dataclass(frozen=True)
+class OneMachine:
+    """A cluster on one machine.
+
+    Parameters
+    ----------
+    folder : Path
+        DAGSTER_HOME, logs, passwords, scratch folders of the workers.
+    services_folder : Path
+        Data of PostgreSQL and Redis; when root starts the cluster, user ``postgres`` must be able to reach it.
+    ports : Ports
+    n_workers : int
+    pinned : bool
+        Whether worker number n may use core n only.
+    """
+
+    folder: Path
+    services_folder: Path
+    ports: Ports
+    n_workers: int = 2
+    pinned: bool = False
+
+    @property
+    def home(self) -> Path:
+        """DAGSTER_HOME."""
+        return self.folder / "dagster"
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where people look."""
+        return {
+            "dagster": f"http://127.0.0.1:{self.ports.dagster}",
+            "portal": f"http://127.0.0.1:{self.ports.portal}",
+            "home": str(self.home),
+        }
+
+    def variables(self, worker: str | None = None) -> list[str]:
+        """Environment of every process of the platform, as arguments of ``env``; a worker has scratch of its own."""
+        scratch = [f"CONTIMG_SCRATCH={self.folder / 'scratch' / worker}"] if worker else []
+        return [
+            "env",
+            f"DAGSTER_HOME={self.home}",
+            f"CONTIMG_CLUSTER__POSTGRES_URL_FILE={self._secret_path('postgres_url')}",
+            f"CONTIMG_CLUSTER__BROKER_URL_FILE={self._secret_path('broker_url')}",
+            f"CONTIMG_DAGSTER_URL={self.urls['dagster']}",
+            "OPENBLAS_NUM_THREADS=1",
+            *scratch,
+        ]
+
+    def services(self) -> list[Service]:
+        """All services, in the order in which they start."""
+        python, ports = [sys.executable, "-m"], self.ports
+        workspace = ["-w", str(self.home / "workspace.yaml")]
+        code = ["dagster", "api", "grpc", "-m", "contimg_assets.definitions", "--location-name", "contimg"]
+        platform = [*self.variables(), *python]
+        return [
+            Service(
+                "postgres", self._postgres_command(), ports.postgres, self._initialise_postgres, self._make_database
+            ),
+            Service("redis", [_found("redis-server"), str(self._redis_file())], ports.redis, self._write_redis_file),
+            Service(
+                "code", [*platform, *code, "-h", "127.0.0.1", "-p", str(ports.code)], ports.code, self._prepare_instance
+            ),
+            *[self._worker(number, is_on_store_host=number == 1) for number in range(1, self.n_workers + 1)],
+            Service("daemon", [*platform, "dagster._daemon", "run", *workspace]),
+            Service(
+                "webserver",
+                [*platform, "dagster_webserver", "-h", "127.0.0.1", "-p", str(ports.dagster), *workspace],
+                ports.dagster,
+            ),
+            Service("portal", [*platform, "contimg_portal.cli", "portal", "--port", str(ports.portal)], ports.portal),
+        ]
+
+    def _worker(self, number: int, *, is_on_store_host: bool) -> Service:
+        """The first worker stands for the host of the store, the others for hosts without it."""
+        name = f"worker{number}"
+        queues = [queue for queue in QUEUES if is_on_store_host or queue != "store"]
+        core = ["taskset", "--cpu-list", str((number - 1) % (os.cpu_count() or 1))] if self.pinned else []
+        command = [sys.executable, "-m", "contimg_portal.cli", "cluster", "worker", "--name", name]
+        return Service(name, [*self.variables(name), *core, *command, "--queues", ",".join(queues)])
+
+    def _secret_path(self, name: str) -> Path:
+        return self.folder / "secrets" / name
+
+    def _secret(self, name: str) -> str:
+        path = self._secret_path(name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_private(path, secrets.token_urlsafe(24))
+        return path.read_text()
+
+    def _postgres_data(self) -> Path:
+        return self.services_folder / "postgres"
+
+    def _postgres_command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.ports.postgres),
+            "unix_socket_directories": "",
+            "max_connections": "300",
+        }
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return [*_as_postgres(), _found("postgres"), "-D", str(self._postgres_data()), *arguments]
+
+    def _initialise_postgres(self) -> None:
+        data, password = self._postgres_data(), self._secret("postgres_password")
+        url = f"postgresql://{_USER}:{quote(password, safe='')}@127.0.0.1:{self.ports.postgres}/{_DATABASE}"
+        _write_private(self._secret_path("postgres_url"), url)
+        if (data / "PG_VERSION").exists():
+            return
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        once = data.with_name("postgres_password")
+        _write_private(once, password)
+        if _as_postgres():
+            owner = pwd.getpwnam("postgres")
+            for path in (data, once):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        command = [_found("initdb"), "-D", str(data), "-U", _USER, "--auth=scram-sha-256", f"--pwfile={once}"]
+        try:
+            _run([*_as_postgres(), *command, "--encoding=UTF8", "--locale=C"], "PostgreSQL's data folder was not made")
+        finally:
+            once.unlink()
+
+    def _make_database(self) -> None:
+        import sqlalchemy as db
+
+        password = self._secret("postgres_password")
+        url = db.URL.create("postgresql+psycopg2", _USER, password, "127.0.0.1", self.ports.postgres, "postgres")
+        engine = db.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            exists = connection.execute(db.text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": _DATABASE})
+            if exists.first() is None:
+                connection.execute(db.text(f"CREATE DATABASE {_DATABASE}"))
+        engine.dispose()
+
+    def _redis_file(self) -> Path:
+        return self.services_folder / "redis" / "redis.conf"
+
+    def _write_redis_file(self) -> None:
+        password, file = self._secret("redis_password"), self._redis_file()
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.ports.redis}",
+            f"dir {file.parent}",
+            f"requirepass {password}",
+            "appendonly yes",
+            "appendfsync always",
+            'save ""',
+            "maxmemory-policy noeviction",
+        ]
+        _write_private(file, "\n".join(lines) + "\n")
+        url = f"redis://:{quote(password, safe='')}@127.0.0.1:{self.ports.redis}/0"
+        _write_private(self._secret_path("broker_url"), url)
+
+    def _prepare_instance(self) -> None:
+        """DAGSTER_HOME with our dagster.yaml and workspace, and the tables, made by one process before many ask for them."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        file = self.home / "dagster.yaml"
+        if file.is_symlink() or not file.exists():
+            file.unlink(missing_ok=True)
+            file.symlink_to(_PROJECT / "deploy" / "dagster.yaml")
+        server = f"{{host: 127.0.0.1, port: {self.ports.code}, location_name: contimg}}"
+        (self.home / "workspace.yaml").write_text(f"load_from:\n  - grpc_server: {server}\n")
+        _run(
+            [*self.variables(), sys.executable, "-m", "dagster", "instance", "info"],
+            "Dagster's instance was not made",
+        )
+
+
+def preload() -> Sequence[str]:
+    """What a worker imports before its first run."""
+    return [_WARM_MODULE]
+
+
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root; its own user does it there."""
+    if os.geteuid() != 0:
+        return []
+    return [_found("setpriv"), "--reuid=postgres", "--regid=postgres", "--init-groups"]
+
+
+def _found(program: str) -> str:
+    """Path of a program, also where Debian hides those of PostgreSQL."""
+    folders = sorted(Path(_POSTGRES_FOLDERS).glob("*/bin"), reverse=True)
+    path = shutil.which(program) or next((str(f / program) for f in folders if (f / program).exists()), None)
+    if path is None:
+        raise ResourceError(
+            f"{program} is not installed",
+            got="no such program",
+            expected="PostgreSQL and Redis",
+            remedy="Run scripts/install_services.sh, or apt-get install postgresql redis-server.",
+        )
+    return path
+
+
+def _write_private(path: Path, content: str) -> None:
+    """Write a file that only its owner may read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(content)
+
+
+def _run(command: Sequence[str], what_failed: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own commands)
+    if done.returncode:
+        raise ResourceError(
+            what_failed,
+            got=(done.stderr or done.stdout)[-600:],
+            expected="exit code 0",
+            remedy="Mend what it says; try again.",
+        )

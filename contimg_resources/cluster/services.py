@@ -1,0 +1,187 @@
+"""PostgreSQL, Redis, workers, code server, daemon, webserver and portal on one machine, each a process that is watched.
+
+What belongs here: starting them in order, starting again what ended, stopping all of them, and a file that says what runs. What the
+services are called with is ``one_machine``. On several hosts an init system does this (``deploy/``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from contimg_resources.errors import ResourceError
+from contimg_resources.products import atomic_write
+
+_LOG = structlog.get_logger(__name__)
+_POLL_S = 0.25
+_READY_WITHIN_S = 600.0
+_GENTLE = ((signal.SIGTERM, 20.0), (signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process: how it is started, and where it can be reached once it is ready."""
+
+    name: str
+    command: Sequence[str]
+    port: int | None = None
+    """TCP port of loopback that is open when it is ready; None for one that is not waited for."""
+    prepare: Callable[[], None] | None = None
+    """Done before the first start."""
+    follow_up: Callable[[], None] | None = None
+    """Done once it is ready for the first time."""
+    stop_signal: signal.Signals = signal.SIGTERM
+
+
+@dataclass
+class _Running:
+    service: Service
+    process: subprocess.Popen[bytes]
+    ended_at: float | None = None
+    n_starts: int = 1
+
+
+@dataclass
+class Supervisor:
+    """Services of one machine, started in their order and watched until told to stop.
+
+    Parameters
+    ----------
+    folder : Path
+        For logs and the state file.
+    restart_after_s : float
+        Between the end of a service and its next start.
+    is_over : callable
+        Whether somebody asked to stop; starting and watching end then.
+    """
+
+    folder: Path
+    restart_after_s: float
+    is_over: Callable[[], bool] = lambda: False
+    _running: dict[str, _Running] = field(default_factory=dict)
+
+    @property
+    def state_path(self) -> Path:
+        """JSON with process ids and logs of what runs."""
+        return self.folder / "cluster.json"
+
+    def start(self, services: Sequence[Service], about: dict[str, str]) -> None:
+        """Start services one after the other, each when those before it are ready, and write down what runs."""
+        for service in services:
+            if self.is_over():
+                return
+            if service.prepare is not None:
+                service.prepare()
+            self._running[service.name] = _Running(service, self._spawn(service))
+            self._write_state(about)
+            if service.port is not None:
+                self._await_port(service, service.port)
+            if service.follow_up is not None and not self.is_over():
+                service.follow_up()
+            _LOG.info("service_started", service=service.name, port=service.port)
+
+    def watch(self, about: dict[str, str]) -> None:
+        """Start again what ended, until it is over."""
+        while not self.is_over():
+            for running in self._running.values():
+                self._look_after(running, about)
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Stop all services, the last started first, gently at first; nothing is left behind."""
+        for running in reversed(self._running.values()):
+            _end(running.process, running.service.stop_signal)
+        self.state_path.unlink(missing_ok=True)
+
+    def _look_after(self, running: _Running, about: dict[str, str]) -> None:
+        code, now = running.process.poll(), time.monotonic()
+        if code is None:
+            return
+        if running.ended_at is None:
+            running.ended_at = now
+            _LOG.warning("service_ended", service=running.service.name, code=code, again_in_s=self.restart_after_s)
+        elif now - running.ended_at >= self.restart_after_s:
+            running.process, running.ended_at = self._spawn(running.service), None
+            running.n_starts += 1
+            self._write_state(about)
+            _LOG.info("service_started_again", service=running.service.name, n_starts=running.n_starts)
+
+    def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
+        log = self._log(service.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as sink:
+            return subprocess.Popen(  # noqa: S603 (our own commands)
+                list(service.command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _await_port(self, service: Service, port: int) -> None:
+        end = time.monotonic() + _READY_WITHIN_S
+        process = self._running[service.name].process
+        while not is_open(port) and not self.is_over():
+            if process.poll() is not None or time.monotonic() > end:
+                log = self._log(service.name)
+                raise ResourceError(
+                    f"{service.name} did not start",
+                    got=_last_lines(log),
+                    expected=f"a listener on port {port} within {_READY_WITHIN_S:g} s",
+                    remedy=f"Read {log}.",
+                )
+            time.sleep(0.05)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def _write_state(self, about: dict[str, str]) -> None:
+        services = [
+            {"name": name, "pid": one.process.pid, "port": one.service.port, "log": str(self._log(name))}
+            for name, one in self._running.items()
+        ]
+        document = json.dumps({**about, "supervisor": os.getpid(), "services": services}, indent=1) + "\n"
+        atomic_write(self.state_path, lambda stream: stream.write(document.encode()))
+
+
+def is_open(port: int) -> bool:
+    """Whether something listens on a port of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _end(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
+    """End a process and its group."""
+    for sign, patience_s in ((first, 10.0), *_GENTLE):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            # The first word goes to the process alone, which ends its own in order.
+            os.kill(process.pid, sign) if sign is first else os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-8:]) or "no output"

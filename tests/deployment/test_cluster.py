@@ -1,0 +1,138 @@
+"""A campaign on PostgreSQL, Redis and two workers, which are killed: the rows are those of the embedded platform.
+
+One cluster for all tests of this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed
+for half a minute while images are made again, and at the end everything is stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import pytest
+
+from contimg_resources.cluster.services import is_alive, is_open
+from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
+from tests.chaos.campaign import Campaign
+from tests.deployment.one_machine_cluster import (
+    BUSY,
+    RESTART_AFTER_S,
+    Cluster,
+    different,
+    folder_of_postgres,
+    link_raw,
+    new_campaign,
+    run_embedded,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
+_PATIENCE_S = 900.0
+_IMAGES = "continuum_image,forced_photometry,flux_scale"
+
+
+@pytest.fixture(scope="module")
+def cluster(small_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: F811
+    """Two workers, PostgreSQL, Redis, daemon, webserver and portal; it comes up while the embedded platform works."""
+    if shutil.which("redis-server") is None or not Path("/usr/lib/postgresql").exists():
+        pytest.skip("PostgreSQL or Redis is not installed; run scripts/install_services.sh")
+    campaign = new_campaign(tmp_path_factory.mktemp("cluster") / "root", small_campaign / "truth")
+    with folder_of_postgres() as folder:
+        cluster = Cluster(campaign, folder)
+        try:
+            yield cluster
+        finally:
+            cluster.end()
+
+
+@pytest.fixture(scope="module")
+def embedded(cluster: Cluster, small_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:  # noqa: F811
+    """The campaign as the embedded platform processes it."""
+    campaign = new_campaign(tmp_path_factory.mktemp("embedded") / "root", small_campaign / "truth")
+    link_raw(small_campaign, campaign.root)
+    run_embedded(campaign)
+    return campaign
+
+
+def settled(instance: dg.DagsterInstance, cluster: Cluster, embedded: Campaign) -> bool:
+    """Whether nothing runs or waits, and all rows are those of the embedded platform."""
+    return not instance.get_runs_count(dg.RunsFilter(statuses=BUSY)) and not different(embedded, cluster.campaign)
+
+
+def imaging(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    """A run that is in the middle of an image."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        records = instance.get_records_for_run(
+            run.run_id, of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS}
+        ).records
+        steps = [(one.event_log_entry.dagster_event.event_type_value, one.event_log_entry.step_key) for one in records]
+        if ("STEP_START", "continuum_image") in steps and ("STEP_SUCCESS", "continuum_image") not in steps:
+            return run
+    return None
+
+
+def worker_of(run: dg.DagsterRun) -> str:
+    """Name of the worker that a run was given to."""
+    return run.tags["contimg/worker"].split("@")[0]
+
+
+def makers_of_images(cluster: Cluster) -> set[str]:
+    """Runs that made the images of the store."""
+    return set(cluster.campaign.store.query("SELECT DISTINCT run_id FROM image")["run_id"])
+
+
+def test_a_worker_killed_in_an_image_loses_nothing(cluster: Cluster, embedded: Campaign, small_campaign: Path) -> None:  # noqa: F811
+    """The other worker makes the image, and all rows are those of the embedded platform."""
+    cluster.await_ready()
+    urls = cluster.state()
+    assert httpx.get(f"{urls['dagster']}/server_info", timeout=60).status_code == 200
+    assert httpx.get(f"{urls['portal']}/health/live", timeout=60).status_code == 200
+    link_raw(small_campaign, cluster.campaign.root)
+    with cluster.instance() as instance:
+        lost = wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
+        cluster.kill(worker_of(lost))
+        wait_for(lambda: settled(instance, cluster, embedded), _PATIENCE_S, "all rows are equal")
+        assert instance.get_run_by_id(lost.run_id).status == dg.DagsterRunStatus.FAILURE
+        again = instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": lost.run_id}))
+        assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS]
+        assert worker_of(again[0]) != worker_of(lost)
+
+
+def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
+    cluster: Cluster, embedded: Campaign, record_property
+) -> None:
+    """Both are killed while images are made again, come back, all images are made, and all rows are the same."""
+    before = makers_of_images(cluster)
+    day = embedded.store.query("SELECT min(partition_key[:10]) AS day FROM observation").item()
+    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES)
+    assert asked.returncode == 0, asked.stderr
+    with cluster.instance() as instance:
+        wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
+        for service, pause_s in (("redis", 5.0), ("postgres", 0.0)):
+            killed = cluster.kill(service)
+            time.sleep(pause_s)
+            assert not is_open(cluster.ports[service])
+        wait_for(lambda: is_open(cluster.ports["postgres"]), 10 * RESTART_AFTER_S, "PostgreSQL is back")
+        away_s = time.monotonic() - killed
+        wait_for(
+            lambda: not before & makers_of_images(cluster) and settled(instance, cluster, embedded),
+            _PATIENCE_S,
+            "all images are made again, and all rows are equal",
+        )
+    record_property("away_s", round(away_s, 1))
+    assert away_s >= RESTART_AFTER_S
+
+
+def test_everything_is_stopped_by_one_command(cluster: Cluster) -> None:
+    """After `contimg cluster down` no process of the cluster is left, and a second one finds nothing to do."""
+    pids = [one["pid"] for one in cluster.state()["services"]]
+    assert cluster.command("cluster", "status", "--json").returncode == 0
+    assert cluster.command("cluster", "down").returncode == 0
+    assert [pid for pid in pids if is_alive(pid)] == []
+    assert cluster.process.wait(10) == 0
+    assert cluster.command("cluster", "status").returncode == 1
+    assert "Nothing runs" in cluster.command("cluster", "down").stderr

@@ -1,0 +1,262 @@
+"""PostgreSQL and Redis as the cluster starts them: what waits for them, what is copied into them, and what their absence means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import LaunchRunContext, WorkerStatus
+
+from contimg_resources.cluster.addresses import broker_url, postgres_url
+from contimg_resources.cluster.migration import copy_instance
+from contimg_resources.cluster.one_machine import OneMachine, Ports
+from contimg_resources.cluster.queues import QUEUES, broker_priority, queue_of
+from contimg_resources.cluster.services import Supervisor
+from contimg_resources.cluster.signs_of_life import SignsOfLife, giving_signs
+from contimg_resources.errors import ResourceError, SettingsError
+from contimg_resources.settings import load_settings
+from contimg_resources.settings_cluster import ClusterSettings
+from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
+
+LOST_AFTER_S = 2.0
+
+
+class Services:
+    """PostgreSQL and Redis, and an instance that uses them."""
+
+    def __init__(self, root: Path, services_folder: Path) -> None:
+        first = free_ports(5)
+        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 5)))
+        self.supervisor = Supervisor(root, restart_after_s=0.0)
+        self.variables = {
+            "DAGSTER_HOME": str(root / "dagster"),
+            "CONTIMG_DATA": str(root / "data"),
+            "CONTIMG_CLUSTER__POSTGRES_URL_FILE": str(root / "secrets" / "postgres_url"),
+            "CONTIMG_CLUSTER__BROKER_URL_FILE": str(root / "secrets" / "broker_url"),
+            "CONTIMG_CLUSTER__LOST_AFTER_S": str(LOST_AFTER_S),
+        }
+
+    def kill(self, service: str) -> None:
+        """SIGKILL."""
+        process = self.supervisor._running[service].process
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def revive(self, service: str, after_s: float) -> None:
+        """Start it again, after a while."""
+        time.sleep(after_s)
+        running = self.supervisor._running[service]
+        for _ in range(2):
+            self.supervisor._look_after(running, {})
+        self.supervisor._await_port(running.service, running.service.port)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Iterator[Services]:
+    """Both services, on free ports."""
+    if shutil.which("redis-server") is None or not Path("/usr/lib/postgresql").exists():
+        pytest.skip("PostgreSQL or Redis is not installed; run scripts/install_services.sh")
+    root = tmp_path_factory.mktemp("services")
+    with folder_of_postgres() as folder:
+        services = Services(root, folder)
+        (root / "dagster").mkdir()
+        (root / "dagster" / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
+        try:
+            services.supervisor.start(services.machine.services()[:2], {})
+            yield services
+        finally:
+            services.supervisor.stop()
+
+
+@pytest.fixture
+def services(started: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
+    """Both services, named by the environment."""
+    for name, value in started.variables.items():
+        monkeypatch.setenv(name, value)
+    return started
+
+
+@pytest.fixture
+def instance(services: Services) -> Iterator[dg.DagsterInstance]:
+    """The instance of deploy/dagster.yaml."""
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+@dg.asset
+def image() -> None:
+    """Stands for any asset."""
+
+
+def test_embedded_instance_is_taken_along_once(
+    services: Services, instance: dg.DagsterInstance, project_root: Path, tmp_path: Path
+) -> None:
+    """Runs, materializations and partitions are found in PostgreSQL, numbers go on, and a second copy is refused."""
+    home = tmp_path / "home"
+    home.mkdir()
+    text = (project_root / "dagster.yaml").read_text().replace("{ env: DAGSTER_HOME }", f'"{home}"')
+    (home / "dagster.yaml").write_text(text)
+    with dg.DagsterInstance.from_config(str(home)) as embedded:
+        assert dg.materialize([image], instance=embedded).success
+        embedded.all_instigator_state()
+        known = embedded.get_run_records()[0]
+    url = postgres_url(load_settings().cluster)
+    rows = copy_instance(home, url)
+    assert rows["runs"] == 1
+    copied = instance.get_run_by_id(known.dagster_run.run_id)
+    assert copied == known.dagster_run
+    before = instance.get_latest_materialization_event(image.key)
+    assert before.run_id == known.dagster_run.run_id
+    assert len(instance.all_logs(known.dagster_run.run_id)) == rows["event_logs"]
+    instance.report_runless_asset_event(dg.AssetMaterialization(image.key))
+    assert instance.get_latest_materialization_event(image.key).run_id != before.run_id
+    with pytest.raises(ResourceError, match="not empty"):
+        copy_instance(home, url)
+    with pytest.raises(ResourceError, match="no embedded instance"):
+        copy_instance(tmp_path, url)
+
+
+def test_postgresql_is_waited_for(services: Services, instance: dg.DagsterInstance) -> None:
+    """A question asked while the server is down is answered when it is back; so is the opening of an instance."""
+    n_runs = instance.get_runs_count()
+    services.kill("postgres")
+    reviver = threading.Thread(target=services.revive, args=("postgres", 2.0))
+    began = time.monotonic()
+    reviver.start()
+    with dg.DagsterInstance.get() as other:
+        assert other.get_runs_count() == n_runs
+    assert instance.get_runs_count() == n_runs
+    assert time.monotonic() - began > 2.0
+    reviver.join()
+
+
+def test_a_silent_run_is_lost_only_when_the_broker_answers(services: Services, instance: dg.DagsterInstance) -> None:
+    """Signs of life keep a run; silence loses it after a while; with the broker away, and just after, no run is lost."""
+    run = instance.create_run_for_job(
+        dg.define_asset_job("j").resolve(asset_graph=dg.Definitions([image]).resolve_asset_graph())
+    )
+
+    def health() -> WorkerStatus:
+        return instance.run_launcher.check_run_worker_health(run).status
+
+    signs = SignsOfLife(broker_url(load_settings().cluster))
+    with giving_signs(signs, run.run_id, "worker1@host:1", every_s=0.1, valid_s=LOST_AFTER_S / 2):
+        wait_for(lambda: signs.worker_of(run.run_id), 5, "a sign")
+        end = time.monotonic() + LOST_AFTER_S
+        while time.monotonic() < end:
+            assert health() == WorkerStatus.RUNNING
+            time.sleep(0.1)
+    assert signs.worker_of(run.run_id) is None
+    assert health() == WorkerStatus.RUNNING
+    services.kill("redis")
+    time.sleep(LOST_AFTER_S)
+    assert health() == WorkerStatus.RUNNING
+    services.revive("redis", 0.0)
+    assert health() == WorkerStatus.RUNNING
+    wait_for(lambda: health() == WorkerStatus.FAILED, 3 * LOST_AFTER_S, "the run is lost")
+
+
+def test_a_run_that_cannot_be_handed_over_goes_back_into_the_queue(
+    services: Services, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """With the broker away the launcher raises the error after which Dagster queues a run again, and keeps on doing so."""
+    (tmp_path / "small.py").write_text(
+        "import dagster as dg\n@dg.job\ndef small():\n    pass\ndefs = dg.Definitions(jobs=[small])\n"
+    )
+    from dagster._core.definitions.reconstruct import ReconstructableRepository
+
+    job = ReconstructableRepository.for_file(str(tmp_path / "small.py"), "defs").get_reconstructable_job("small")
+    run = instance.create_run_for_job(job.get_definition(), job_code_origin=job.get_python_origin())
+    services.kill("redis")
+    with pytest.raises(DagsterUserCodeUnreachableError, match="broker"):
+        instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
+    services.revive("redis", 0.0)
+    instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
+    assert instance.get_run_by_id(run.run_id).tags["dagster-celery/queue"] == "store"
+    assert instance.get_concurrency_config().run_queue_config.max_user_code_failure_retries > 1000
+    assert instance.run_launcher.terminate(run.run_id)
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED
+
+
+def test_instance_limits_and_watches(services: Services, instance: dg.DagsterInstance) -> None:
+    """deploy/dagster.yaml limits days, mosaics, backlog and backfills, retries lost processes only, and sends nothing home."""
+    queue = instance.get_concurrency_config().run_queue_config
+    limited = {(limit["key"], limit.get("value")) for limit in queue.tag_concurrency_limits}
+    assert {("contimg/cadence", "day"), ("contimg/work", "backlog"), ("dagster/backfill", None)} <= limited
+    assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+    assert instance.run_monitoring_enabled
+    assert instance.run_monitoring_max_resume_run_attempts == 0
+    assert instance.run_retries_enabled
+    assert not instance.run_retries_retry_on_asset_or_op_failure
+    assert not instance.telemetry_enabled
+    assert instance.get_tick_retention_settings(dg._core.definitions.run_request.InstigatorType.SENSOR)
+
+
+def test_passwords_are_the_owners_only(services: Services) -> None:
+    """URLs with passwords lie in files that nobody else may read; neither instance nor command lines hold them."""
+    password = (services.machine.folder / "secrets" / "redis_password").read_text()
+    assert password in broker_url(load_settings().cluster)
+    for file in (services.machine.folder / "secrets").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    commands = " ".join(part for service in services.machine.services() for part in service.command)
+    assert password not in commands
+    with dg.DagsterInstance.get() as instance:
+        assert password not in str(instance.get_ref().to_dict())
+    assert password not in repr(ClusterSettings(broker_url=broker_url(load_settings().cluster)))
+
+
+@pytest.mark.parametrize(
+    ("job", "assets", "queue"),
+    [
+        ("observation_job", None, "image"),
+        ("observation_job", ["measurement_set"], "convert"),
+        ("observation_job", ["gain_table"], "calibrate"),
+        ("observation_job", ["gain_table", "continuum_image", "forced_photometry"], "image"),
+        ("observation_job", ["forced_photometry", "flux_scale"], "photometry"),
+        ("bandpass_job", None, "calibrate"),
+        ("catalogue_job", None, "ingest"),
+        ("daily_job", None, "store"),
+        ("__ASSET_JOB", ["light_curves"], "store"),
+        ("__ASSET_JOB", ["mosaic", "blind_detections"], "image"),
+        ("__ASSET_JOB", ["something_else"], "store"),
+    ],
+)
+def test_runs_wait_in_the_queue_of_their_work(job, assets, queue) -> None:
+    """The last kind of work names the queue; what holds the store for long, or is unknown, goes to the store's host."""
+    assert queue_of(job, assets) == queue
+    assert queue in QUEUES
+
+
+def test_every_asset_of_an_observation_has_a_queue(project_root: Path) -> None:
+    """No asset of observations or hours is sent to the store's host for want of a name."""
+    from contimg_assets.jobs import HOUR_ASSETS, OBSERVATION_ASSETS
+
+    names = [asset.key.to_user_string() for asset in [*OBSERVATION_ASSETS, *HOUR_ASSETS]]
+    assert [name for name in names if queue_of("observation_job", [name]) == "store"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"), [(None, 9), ("5", 9), ("40", 5), ("90", 0), ("1000", 0), ("-3", 9), ("x", 9)]
+)
+def test_priorities_are_turned_round(given, priority) -> None:
+    """Dagster lets the larger number go first, Redis the smaller."""
+    assert broker_priority(given) == priority
+
+
+def test_addresses_name_what_is_missing(tmp_path: Path) -> None:
+    """Without a URL the error says which variable to set; a file that is not there is named; a bare scheme gets its driver."""
+    with pytest.raises(SettingsError, match="CONTIMG_CLUSTER__BROKER_URL"):
+        broker_url(ClusterSettings())
+    with pytest.raises(SettingsError, match="nowhere"):
+        postgres_url(ClusterSettings(postgres_url_file=tmp_path / "nowhere"))
+    (tmp_path / "url").write_text("postgresql://a:b@c/d\n")
+    assert postgres_url(ClusterSettings(postgres_url_file=tmp_path / "url")) == "postgresql+psycopg2://a:b@c/d"
