@@ -21,6 +21,7 @@ from contimg_assets.provenance import with_provenance
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 HOURS_PER_DAY = 24.0
@@ -111,6 +112,7 @@ def supersede_tables(store: Store, kind: str, partition_key: str) -> None:
     """Take a partition's table out of use because its present inputs give none."""
     with store.transaction() as connection:
         connection.execute(_SUPERSEDE, [kind, partition_key, ""])
+        keep_rows(connection, "calibration_table", [partition_key])
 
 
 _SUPERSEDE = (

@@ -42,6 +42,7 @@ from contimg_resources.deadlines import time_limit
 from contimg_resources.errors import ProductMissingError, RawFileError, ResourceError, StageTimeoutError, StoreError
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
+from contimg_resources.store.records import keep_rows
 
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For errors that can pass; those that cannot raise a Failure that forbids retries."""
@@ -173,5 +174,6 @@ def _remember(store: Store, partition_key: str, verdict: Verdict, context: dg.As
                 " AND reason_code IS DISTINCT FROM 'straggler'",
                 [verdict.status, verdict.reason_code, partition_key],
             )
+            keep_rows(connection, "observation", [partition_key])
     except StoreError as error:
         context.log.warning(f"the store could not be told the reason {verdict.reason_code}: {error}")
