@@ -4,7 +4,8 @@ What belongs here: choosing the day's transit, entering tables, finding the vali
 
 A table's name holds its content hash, so that a table made anew stands beside the one it replaces and an image made with that one
 can still be explained. Per partition one row at most is ``active``; making it again turns the row of other content into
-``superseded``. A table that fails its blocking checks is ``rejected``; only active ones are ever chosen. Fallbacks are recorded,
+``superseded``. A table that fails its blocking checks, or that somebody rejects, is ``rejected``; only active ones are ever
+chosen, and what a person rejected stays rejected when the same is solved again. Fallbacks are recorded,
 never silent. Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
 
@@ -70,6 +71,12 @@ def known_table(store: Store, kind: str, partition_key: str, input_hash: str) ->
         return None
     row = found.row(0, named=True)
     return row if content_hash(row["path"]) == row["content_hash"] else None
+
+
+def is_rejected_by_hand(store: Store, path: str) -> bool:
+    """Whether somebody has taken a table of that content out of use: solving it again does not bring it back."""
+    found = store.query("SELECT rejected_by FROM calibration_table WHERE path = ? AND rejected_by IS NOT NULL", [path])
+    return bool(found.height)
 
 
 def table_history(observatory: Observatory, row: dict[str, Any]) -> list[Any]:

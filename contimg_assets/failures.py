@@ -36,6 +36,7 @@ import dagster as dg
 import polars as pl
 
 from contimg_assets.profiling import profiled_stage
+from contimg_assets.provenance import code_version
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
 from contimg_resources.deadlines import time_limit
@@ -127,6 +128,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
                 "stage": ["whole"],
                 "partition_key": [partition_key],
                 "run_id": [context.run.run_id],
+                "code_version": [code_version(context)],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
                 **{name: [value] for name, value in asdict(usage).items()},

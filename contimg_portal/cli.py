@@ -23,6 +23,7 @@ from contimg_portal.commands.image import image
 from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
+from contimg_portal.commands.rebuild import rebuild
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.store import app as store
 from contimg_portal.commands.variability import variability
@@ -46,6 +47,7 @@ for verb in (
     detect,
     variability,
     backfill,
+    rebuild,
     portal,
     doctor,
     bench,

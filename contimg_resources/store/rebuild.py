@@ -27,7 +27,7 @@ from contimg_resources.products import Products
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import note_content
-from contimg_resources.store.records import KEPT, PRODUCT_OF, records_folder
+from contimg_resources.store.records import KEPT, OF_HISTORY, PRODUCT_OF, records_folder
 from contimg_resources.store.schema import TABLES, Table
 
 _PAUSE_S = 0.1
@@ -144,6 +144,8 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: Table, frames: Sequenc
     if not table.is_indexed:
         for (partition_key,), some in fitted.group_by(["partition_key"], maintain_order=True):
             note_content(connection, table, some, str(partition_key))
+    if KEPT.get(table.name) == OF_HISTORY:  # whoever follows events reads them in the order in which they were written
+        fitted = fitted.sort("at", maintain_order=True)
     return insert(connection, table, fitted, on_conflict="update" if table.is_indexed else "raise")
 
 

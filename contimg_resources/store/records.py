@@ -39,7 +39,7 @@ class Record:
 
 
 _OF_PARTITION, _OF_DAY = Record("partition_key"), Record("partition_key", by_day=True)
-_OF_HISTORY = Record("at", by_day=True)
+OF_HISTORY = Record("at", by_day=True)
 
 KEPT: dict[str, Record] = {
     **dict.fromkeys(
@@ -58,7 +58,7 @@ KEPT: dict[str, Record] = {
         _OF_PARTITION,
     ),
     **dict.fromkeys(("observation", "arrival_decision", "dead_letter", "archived_product"), _OF_DAY),
-    **dict.fromkeys(("candidate_event", "source_comment", "dead_letter_event", "alert_history"), _OF_HISTORY),
+    **dict.fromkeys(("candidate_event", "source_comment", "dead_letter_event", "alert_history"), OF_HISTORY),
     "raw_file": Record("observation_id", by_day=True),
     "alert": Record("first_at", by_day=True),
     "source": Record(),
