@@ -6,7 +6,13 @@ A table's name holds its content hash, so that a table made anew stands beside t
 can still be explained. Per partition one row at most is ``active``; making it again turns the row of other content into
 ``superseded``. A table that fails its blocking checks, or that somebody rejects, is ``rejected``; only active ones are ever
 chosen, and what a person rejected stays rejected when the same is solved again. Fallbacks are recorded,
-never silent. Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
+never silent.
+
+Races: two runs that solve one table write one folder, for its name is its content, and enter one row. A table superseded or rejected
+between the gains and the image of an observation is still the one ``calibration_use`` names, and lies where it lay: the image uses it,
+says so, and `contimg rebuild --calibration-table` finds it.
+
+Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,10 @@
 What belongs here: the three assets. Everything computed is ``science.light_curves``, ``science.variability`` and
 ``science.ese``; what good means is ``checks.variability``. A day's partition adds the day's points; statistics and
 candidates look at everything up to the end of the day.
+
+A day is made while its observations still arrive: it takes what is there, and the automation requests it again once more photometry
+is. Each making replaces the one before, so that the last equals one made when all was there; what only an earlier one saw leaves
+nothing but its candidates' history.
 """
 
 import dagster as dg

@@ -50,7 +50,7 @@ def rebuild(
     with one_screen_errors():
         store, products = _store_and_products(wait_s)
         made = rebuild_store(store, products, at=datetime.now(UTC))
-        told = {
+        told: dict[str, object] = {
             "moved_to": made.moved_to,
             "n_files": made.n_files,
             "n_rows": {table: n_rows for table, n_rows in made.n_rows.items() if n_rows},

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from contimg_resources.store.lineage import PER_DAY, READ_BY
-
 from tests.architecture.source_tree import PROJECT
 
 ASSETS = {

@@ -112,6 +112,17 @@ def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, tmp_
     assert_equal(campaign, undisturbed)
 
 
+@pytest.mark.timeout(1800)
+def test_a_day_made_while_its_observations_arrive_ends_as_if_made_once(undisturbed: Campaign, tmp_path: Path) -> None:
+    """The day's science after its first observation, and again after its last: store and products are those of one making."""
+    campaign = Campaign(tmp_path / "early", undisturbed.raw)
+    assert campaign.run(ARRIVALS) == 0
+    *steps, observation, mosaic, day = campaign.steps()
+    for step in (*steps, day, observation, mosaic, day):
+        assert campaign.run(step) == 0, step.name
+    assert_equal(campaign, undisturbed)
+
+
 def test_store_check_finds_what_was_broken(undisturbed: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sound store passes `contimg store check`, wherever its folder lies; each kind of damage is named, and fails the command."""
     copy = undisturbed.root / "data" / "sound.duckdb"

@@ -128,7 +128,7 @@ def test_rows_that_were_never_kept_are_named_and_can_be_kept(store):
     unkept = Store(store.path.with_name("before.duckdb"), keeps_rows=False)
     unkept.replace("flux_scale", pl.DataFrame([SCALE]), partition_key="2026-03-01T05:00")
     unkept.path.rename(store.path)
-    found = [item for item in inconsistencies(store, Products(store.path.parent), lambda _, __: pl.DataFrame())]
+    found = list(inconsistencies(store, Products(store.path.parent), lambda _, __: pl.DataFrame()))
     assert [item.kind for item in found if item.kind == "rows_not_kept"] == ["rows_not_kept"]
     with store.transaction() as connection:
         assert sum(keep_everything(connection).values()) == 1
