@@ -8,9 +8,9 @@ can still be explained. Per partition one row at most is ``active``; making it a
 chosen, and what a person rejected stays rejected when the same is solved again. Fallbacks are recorded,
 never silent.
 
-Races: two runs that solve one table write one folder, for its name is its content, and enter one row. A table superseded or rejected
-between the gains and the image of an observation is still the one ``calibration_use`` names, and lies where it lay: the image uses it,
-says so, and `contimg rebuild --calibration-table` finds it.
+Races: two runs that solve one table write one folder, for its name is its content, and enter one row. A table superseded or
+rejected between the gains and the image of an observation is still the one ``calibration_use`` names, and lies where it lay: the
+image uses it, says so, and `contimg rebuild --calibration-table` finds it.
 
 Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
