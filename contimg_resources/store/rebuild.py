@@ -97,21 +97,35 @@ def _fill(store: Store, path: Path, products: Products) -> tuple[dict[str, int],
         # A stem without a dot is the product; what is kept beside it to save time has a second suffix.
         files = [file for file in sorted(folder.glob("*/*.parquet")) if "." not in file.stem]
         with store.transaction() as connection:
-            for _, some in groupby(files, key=lambda file: file.parent):
-                read = [_rows_of(table, file, products) for file in some]
-                without_run += [str(file) for file, rows in read if name in PRODUCT_OF and "run_id" not in rows.columns]
-                n_rows[name] += _insert(connection, table, [rows for _, rows in read])
-                n_files += len(read)
+            for _, grouped in groupby(files, key=lambda file: file.parent):
+                some = list(grouped)
+                frames = _read_together(table, some) or [_read(table, file, products) for file in some]
+                if name in PRODUCT_OF:
+                    pairs = zip(some, frames, strict=True)
+                    without_run += [str(file) for file, rows in pairs if "run_id" not in rows.columns]
+                n_rows[name] += _insert(connection, table, frames)
+                n_files += len(some)
     with store.transaction() as connection:
         [(n_rows["partition_content"],)] = connection.execute("SELECT count(*) FROM partition_content").fetchall()
     return n_rows, n_files, without_run
 
 
-def _rows_of(table: Table, file: Path, products: Products) -> tuple[Path, pl.DataFrame]:
+def _read_together(table: Table, files: list[Path]) -> list[pl.DataFrame]:
+    """Rows of records that have the columns of today, in one go; nothing if they must be read one by one."""
+    if table.name not in KEPT:
+        return []
+    try:
+        rows = pl.read_parquet(files)
+    except (pl.exceptions.PolarsError, OSError):
+        return []  # of several versions, or one is damaged: reading one by one tells which
+    return [rows] if set(rows.columns) == set(table.column_names) else []
+
+
+def _read(table: Table, file: Path, products: Products) -> pl.DataFrame:
     """Rows of a product or a record, with the provenance that a product has in its metadata."""
     try:
         rows = pl.read_parquet(file)
-        metadata = pl.read_parquet_metadata(file)
+        metadata = pl.read_parquet_metadata(file) if table.name in PRODUCT_OF else {}
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StoreError(
             f"{file} cannot be read",
@@ -124,7 +138,7 @@ def _rows_of(table: Table, file: Path, products: Products) -> tuple[Path, pl.Dat
     if table.name in PRODUCT_OF:
         key = told.pop("partition_key", None) or _partition_of(file, PRODUCT_OF[table.name], products)
         rows = rows.with_columns(pl.lit(value).alias(name) for name, value in {"partition_key": key, **told}.items())
-    return file, rows.select(name for name in rows.columns if name in table.column_names)
+    return rows.select(name for name in rows.columns if name in table.column_names)
 
 
 def _partition_of(file: Path, asset: str, products: Products) -> str:
