@@ -35,6 +35,7 @@ _NEAR_D = 180.0 / 86_400.0
 _CALIBRATOR_RADIUS_DEG = 0.8
 """Half the drift of one observation and a margin: each transit has one observation nearer than this."""
 _SECONDS_PER_DAY = 86_400.0
+_DAY_LENGTH = len("2026-01-25")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the store's times are UTC without zone)
 _NOTHING = float("nan")
 
@@ -338,8 +339,10 @@ def _write(
         connection.execute(
             "DELETE FROM observation WHERE observation_id IN (SELECT unnest(?::VARCHAR[]))", [superseded]
         )
-        if removed or moved:
-            keep_rows(connection, "raw_file", [name for (name,) in moved])
+        touched = {name[:_DAY_LENGTH] for (name,) in moved}
+        if not removed:
+            touched -= {row["observation_id"][:_DAY_LENGTH] for row in raw_files}  # kept as they were inserted
+        keep_rows(connection, "raw_file", touched)
         if superseded:
             keep_rows(connection, "observation", superseded)
 
