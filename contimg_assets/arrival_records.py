@@ -27,6 +27,7 @@ from contimg_assets.stages import trace_arrivals
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 _NEAR_D = 180.0 / 86_400.0
@@ -34,6 +35,7 @@ _NEAR_D = 180.0 / 86_400.0
 _CALIBRATOR_RADIUS_DEG = 0.8
 """Half the drift of one observation and a margin: each transit has one observation nearer than this."""
 _SECONDS_PER_DAY = 86_400.0
+_DAY_LENGTH = len("2026-01-25")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the store's times are UTC without zone)
 _NOTHING = float("nan")
 
@@ -321,6 +323,11 @@ def _write(
     """All rows in one transaction."""
     rows = {"raw_file": raw_files, "observation": observations, "arrival_decision": decisions}
     with store.transaction() as connection:
+        # Files may move from an observation of one day to one of another: both days' records change.
+        moved = connection.execute(
+            "SELECT DISTINCT observation_id FROM raw_file WHERE path IN (SELECT unnest(?::VARCHAR[]))",
+            [[*(row["path"] for row in raw_files), *removed]],
+        ).fetchall()
         for table, content in rows.items():
             if content:
                 frame = pl.DataFrame(content, infer_schema_length=None)
@@ -332,6 +339,12 @@ def _write(
         connection.execute(
             "DELETE FROM observation WHERE observation_id IN (SELECT unnest(?::VARCHAR[]))", [superseded]
         )
+        touched = {name[:_DAY_LENGTH] for (name,) in moved}
+        if not removed:
+            touched -= {row["observation_id"][:_DAY_LENGTH] for row in raw_files}  # kept as they were inserted
+        keep_rows(connection, "raw_file", touched)
+        if superseded:
+            keep_rows(connection, "observation", superseded)
 
 
 def _pointing(item: ExaminedFile, observatory: Observatory) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from contimg_assets.mosaic_tiles import full_band_images
 from contimg_assets.partitions import day_mjd_range, day_window_range, this_and_previous_day
 from contimg_assets.photometry import FULL_BAND, flux_scale, measure_band, sources_in_beam
 from contimg_assets.pictures import markdown_image
-from contimg_assets.provenance import with_provenance
+from contimg_assets.provenance import provenance, with_provenance
 from contimg_assets.source_pictures import detection_counts
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
@@ -100,7 +100,7 @@ def blind_detections(
         }
         mjd = float(made.select((pl.col("first_mjd") + pl.col("last_mjd")) / 2.0).item())
         rows = detection_rows(told.filter(pl.col("kind") != CATALOGUED), image, hour, mjd)
-        path = products.write_parquet("blind_detections", hour, rows)
+        path = products.write_parquet("blind_detections", hour, rows, made_by=provenance(context))
         store.replace("blind_detection", with_provenance(rows, context), partition_key=hour)
         results = checks.judge_detections(store, context, summary)
     picture = detection_counts(told, found.negatives, found.expected_false, settings.threshold_snr, title=hour)
@@ -184,9 +184,9 @@ def blind_sources(context: dg.AssetExecutionContext, observatory: Observatory) -
         own = identified.filter(pl.col("mjd") >= start, pl.col("source_id").is_not_null()).select(
             "detection_id", "source_id"
         )
-        products.write_parquet("blind_association", day, own)
-        products.write_parquet("blind_photometry", day, fluxes)
-        path = products.write_parquet("blind_sources", day, rows)
+        products.write_parquet("blind_association", day, own, made_by=provenance(context))
+        products.write_parquet("blind_photometry", day, fluxes, made_by=provenance(context))
+        path = products.write_parquet("blind_sources", day, rows, made_by=provenance(context))
         store.replace("blind_association", with_provenance(own, context), partition_key=day)
         store.replace("blind_photometry", with_provenance(fluxes, context), partition_key=day)
         store.replace("blind_source", with_provenance(rows, context), partition_key=day)

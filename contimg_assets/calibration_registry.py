@@ -4,8 +4,15 @@ What belongs here: choosing the day's transit, entering tables, finding the vali
 
 A table's name holds its content hash, so that a table made anew stands beside the one it replaces and an image made with that one
 can still be explained. Per partition one row at most is ``active``; making it again turns the row of other content into
-``superseded``. A table that fails its blocking checks is ``rejected``; only active ones are ever chosen. Fallbacks are recorded,
-never silent. Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
+``superseded``. A table that fails its blocking checks, or that somebody rejects, is ``rejected``; only active ones are ever
+chosen, and what a person rejected stays rejected when the same is solved again. Fallbacks are recorded,
+never silent.
+
+Races: two runs that solve one table write one folder, for its name is its content, and enter one row. A table superseded or
+rejected between the gains and the image of an observation is still the one ``calibration_use`` names, and lies where it lay: the
+image uses it, says so, and `contimg rebuild --calibration-table` finds it.
+
+Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
 
 from dataclasses import dataclass
@@ -21,6 +28,7 @@ from contimg_assets.provenance import with_provenance
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 HOURS_PER_DAY = 24.0
@@ -71,6 +79,12 @@ def known_table(store: Store, kind: str, partition_key: str, input_hash: str) ->
     return row if content_hash(row["path"]) == row["content_hash"] else None
 
 
+def is_rejected_by_hand(store: Store, path: str) -> bool:
+    """Whether somebody has taken a table of that content out of use: solving it again does not bring it back."""
+    found = store.query("SELECT rejected_by FROM calibration_table WHERE path = ? AND rejected_by IS NOT NULL", [path])
+    return bool(found.height)
+
+
 def table_history(observatory: Observatory, row: dict[str, Any]) -> list[Any]:
     """Read active tables of other partitions solved before this row's, of its kind, declination and bandpass, oldest first.
 
@@ -111,6 +125,7 @@ def supersede_tables(store: Store, kind: str, partition_key: str) -> None:
     """Take a partition's table out of use because its present inputs give none."""
     with store.transaction() as connection:
         connection.execute(_SUPERSEDE, [kind, partition_key, ""])
+        keep_rows(connection, "calibration_table", [partition_key])
 
 
 _SUPERSEDE = (

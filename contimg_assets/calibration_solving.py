@@ -17,6 +17,7 @@ from contimg_assets.calibration_registry import (
     HOURS_PER_DAY,
     ChosenTable,
     enter_table,
+    is_rejected_by_hand,
     known_table,
     nearest_gains,
     supersede_tables,
@@ -142,7 +143,8 @@ def solve_or_reuse(
     stability = judge_stability(solutions, history, StabilityLimits(*checks.STABILITY_LIMITS[task.asset]))
     judgements = checks.judge_solutions(task.asset, quality, stability)
     row |= {name: quality[name] for name in ("snr_median", "flagged_fraction", "quality")}
-    row["status"] = "active" if checks.is_acceptable(judgements) else "rejected"
+    is_good = checks.is_acceptable(judgements) and not is_rejected_by_hand(observatory.store, str(path))
+    row["status"] = "active" if is_good else "rejected"
     enter_table(context, observatory.store, row)
     return CalibrationTable(
         row, judgements, solutions, antenna_quality(solutions, existing), is_reused=known is not None

@@ -36,6 +36,7 @@ import dagster as dg
 import polars as pl
 
 from contimg_assets.profiling import profiled_stage
+from contimg_assets.provenance import code_version
 from contimg_assets.publishing import publish_after_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
@@ -44,6 +45,7 @@ from contimg_resources.errors import ProductMissingError, RawFileError, Resource
 from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
+from contimg_resources.store.records import keep_rows
 
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For errors that can pass; those that cannot raise a Failure that forbids retries."""
@@ -134,6 +136,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
                 "stage": ["whole"],
                 "partition_key": [partition_key],
                 "run_id": [context.run.run_id],
+                "code_version": [code_version(context)],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
                 **{name: [value] for name, value in asdict(usage).items()},
@@ -182,5 +185,6 @@ def _remember(store: Store, partition_key: str, verdict: Verdict, context: dg.As
                 " AND reason_code IS DISTINCT FROM 'straggler'",
                 [verdict.status, verdict.reason_code, partition_key],
             )
+            keep_rows(connection, "observation", [partition_key])
     except StoreError as error:
         context.log.warning(f"the store could not be told the reason {verdict.reason_code}: {error}")

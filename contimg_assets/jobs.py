@@ -1,4 +1,4 @@
-"""The jobs people and sensors launch: one observation, one bandpass, one hour's mosaic, one day, the catalogue.
+"""The jobs people, sensors and schedules launch: one observation, bandpass, hour or day, the catalogue, the check of the store.
 
 All run in one process: a step process costs 4-6 s on two cores. Parallelism comes from runs in the queue.
 """
@@ -9,6 +9,7 @@ from contimg_assets.blind import blind_detections, blind_sources
 from contimg_assets.calibration import bandpass_table, gain_table
 from contimg_assets.catalogue import reference_catalogue
 from contimg_assets.checks.observations import raw_visibilities_checks
+from contimg_assets.checks.store import store_agrees_with_products
 from contimg_assets.imaging import continuum_image, mosaic
 from contimg_assets.observations import measurement_set
 from contimg_assets.photometry import flux_scale, forced_photometry
@@ -49,5 +50,12 @@ daily_job = dg.define_asset_job(
     tags={"contimg/cadence": "day"},
 )
 catalogue_job = dg.define_asset_job(
-    "catalogue_job", selection=dg.AssetSelection.assets(reference_catalogue), description="The reference catalogue."
+    "catalogue_job",
+    selection=dg.AssetSelection.assets(reference_catalogue) - dg.AssetSelection.checks(store_agrees_with_products),
+    description="The reference catalogue.",
+)
+store_check_job = dg.define_asset_job(
+    "store_check_job",
+    selection=dg.AssetSelection.checks(store_agrees_with_products),
+    description="Whether the store agrees with itself and with the products.",
 )

@@ -19,10 +19,11 @@ from contimg_assets.failures import dagster_failures
 from contimg_assets.flux_scaling import flux_scales, reference_measurements
 from contimg_assets.imaging import continuum_image
 from contimg_assets.pictures import markdown_image
-from contimg_assets.provenance import with_provenance
+from contimg_assets.provenance import provenance, with_provenance
 from contimg_assets.source_pictures import flux_ratio_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store
+from contimg_resources.store.records import keep_rows
 from contimg_resources.tracing import span
 
 FULL_BAND = "full"
@@ -70,7 +71,7 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
         rows = measured.with_columns(
             observation_id=pl.lit(observation["observation_id"]), mjd=pl.lit(observation["mjd"])
         )
-        path = products.write_parquet("forced_photometry", partition_key, rows)
+        path = products.write_parquet("forced_photometry", partition_key, rows, made_by=provenance(context))
         store.replace("forced_photometry", with_provenance(rows, context), partition_key=partition_key)
         full = rows.filter(band=FULL_BAND)
         results = checks.judge_photometry(store, context, rows, quality)
@@ -241,3 +242,4 @@ def mark_processed(store: Store, partition_key: str) -> None:
             " AND reason_code IS DISTINCT FROM 'straggler'",
             [partition_key],
         )
+        keep_rows(connection, "observation", [partition_key])

@@ -16,7 +16,7 @@ from contimg_assets.image_injection import recover_from_images
 from contimg_assets.imaging import continuum_image
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.pictures import markdown_image
-from contimg_assets.provenance import with_provenance
+from contimg_assets.provenance import provenance, with_provenance
 from contimg_assets.report_context import gather_report
 from contimg_assets.source_pictures import completeness_grid, image_injection_plot
 from contimg_assets.variability import ese_candidates, history, light_curves, variability_statistics
@@ -44,10 +44,10 @@ def injection_recovery(context: dg.AssetExecutionContext, observatory: Observato
     with dagster_failures(context, store):
         rng = np.random.default_rng(zlib.crc32(f"injection {day}".encode()))
         recovery = inject_and_recover(history(store, day), day_mjd_range(day)[1], rng)
-        path = products.write_parquet("injection_recovery", day, recovery)
+        path = products.write_parquet("injection_recovery", day, recovery, made_by=provenance(context))
         store.replace("injection_recovery", with_provenance(recovery, context), partition_key=day)
         images = recover_from_images(observatory, day)
-        products.write_parquet("image_injection", day, images)
+        products.write_parquet("image_injection", day, images, made_by=provenance(context))
         store.replace("image_injection", with_provenance(images, context), partition_key=day)
         results = checks.judge_injections(store, context, recovery, images)
     picture = completeness_grid(recovery)

@@ -3,6 +3,10 @@
 What belongs here: the three assets. Everything computed is ``science.light_curves``, ``science.variability`` and
 ``science.ese``; what good means is ``checks.variability``. A day's partition adds the day's points; statistics and
 candidates look at everything up to the end of the day.
+
+A day is made while its observations still arrive: it takes what is there, and the automation requests it again once more photometry
+is. Each making replaces the one before, so that the last equals one made when all was there; what only an earlier one saw leaves
+nothing but its candidates' history.
 """
 
 import dagster as dg
@@ -17,7 +21,7 @@ from contimg_assets.flux_scaling import scale_day
 from contimg_assets.partitions import day_and_reference_history, day_mjd_range, utc_of_mjd
 from contimg_assets.photometry import FULL_BAND, flux_scale, forced_photometry
 from contimg_assets.pictures import markdown_image
-from contimg_assets.provenance import code_version, with_provenance
+from contimg_assets.provenance import code_version, provenance, with_provenance
 from contimg_assets.source_pictures import eta_v_plane, light_curve_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import Products
@@ -70,7 +74,7 @@ def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) ->
             minimum_references=settings.photometry.minimum_references,
         )
         points = combine_transits(flag_scale_fallbacks(scaled.measurements))
-        path = products.write_parquet("light_curves", day, points)
+        path = products.write_parquet("light_curves", day, points, made_by=provenance(context))
         store.replace("flux_scale_comparison", with_provenance(scaled.comparison, context), partition_key=day)
         store.replace("light_curve", with_provenance(points, context), partition_key=day)
         results = checks.judge_light_curves(store, context, points)
@@ -124,7 +128,7 @@ def variability_statistics(context: dg.AssetExecutionContext, observatory: Obser
     with dagster_failures(context, store):
         made = statistics_of_day(store, products, day, code_version(context))
         statistics = made.statistics
-        path = products.write_parquet("variability_statistics", day, statistics)
+        path = products.write_parquet("variability_statistics", day, statistics, made_by=provenance(context))
         store.replace("variability_statistics", with_provenance(statistics, context), partition_key=day)
         results = checks.judge_statistics(store, context, statistics, made.computed, made.points)
     full = statistics.filter(band=FULL_BAND)
@@ -173,7 +177,7 @@ def ese_candidates(context: dg.AssetExecutionContext, observatory: Observatory) 
         with span("search"):
             search = search_day(store, products, day, SearchSettings(**observatory.settings.ese.model_dump()), earlier)
         found = search.candidates
-        path = products.write_parquet("ese_candidates", day, found)
+        path = products.write_parquet("ese_candidates", day, found, made_by=provenance(context))
         record_candidates(
             store,
             with_provenance(naive_times(found), context),

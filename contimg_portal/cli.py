@@ -27,6 +27,7 @@ from contimg_portal.commands.measure import measure
 from contimg_portal.commands.mosaic import mosaic
 from contimg_portal.commands.portal import portal
 from contimg_portal.commands.products import app as products
+from contimg_portal.commands.rebuild import rebuild
 from contimg_portal.commands.retention import app as retention
 from contimg_portal.commands.simulate import simulate
 from contimg_portal.commands.store import app as store
@@ -51,6 +52,7 @@ for verb in (
     detect,
     variability,
     backfill,
+    rebuild,
     backup,
     restore,
     portal,

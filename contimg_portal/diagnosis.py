@@ -24,6 +24,7 @@ from contimg_resources.products import Products
 from contimg_resources.settings import Settings, config_path, unknown_variables
 from contimg_resources.store import queries
 from contimg_resources.store.connection import Store
+from contimg_resources.store.records import records_folder
 from contimg_resources.telescope import load_telescope
 
 DISTRIBUTION = "contimg"
@@ -128,6 +129,10 @@ def examine_folders(settings: Settings) -> Iterator[Finding]:
 def examine_store(store: Store) -> Iterator[Finding]:
     """Whether the store opens and answers."""
     if not store.path.exists():
+        if records_folder(store.path).is_dir():
+            detail = f"{store.path} is gone, its rows are kept beside the products"
+            yield Finding("store", "error", detail, "`contimg store rebuild` makes it again.")
+            return
         yield Finding(
             "store", "warn", f"{store.path} does not exist yet", "It appears with the first observation; nothing to do."
         )

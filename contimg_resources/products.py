@@ -154,11 +154,26 @@ class Products:
         return self.root.joinpath(*path.parts[start:])
 
     @traced("io.write_parquet")
-    def write_parquet(self, asset: str, partition_key: str | None, frame: pl.DataFrame) -> Path:
-        """Write a partition's measurements; the same frame gives the same bytes."""
+    def write_parquet(
+        self, asset: str, partition_key: str | None, frame: pl.DataFrame, *, made_by: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write a partition's measurements; the same frame made by the same run gives the same bytes.
+
+        Parameters
+        ----------
+        asset : str
+        partition_key : str or None
+        frame : polars.DataFrame
+        made_by : mapping, optional
+            ``run_id`` and ``code_version``: they go into the file's metadata, so that rows of the store can be made of it.
+        """
         path = self.table(asset, partition_key)
         self.check_free_space(int(frame.estimated_size()))
-        atomic_write(path, lambda stream: frame.write_parquet(stream, compression="zstd"))
+        metadata = None
+        if made_by is not None:
+            told = {"asset": asset, "partition_key": partition_key or "", **made_by}
+            metadata = {f"contimg.{name}": value for name, value in told.items()}
+        atomic_write(path, lambda stream: frame.write_parquet(stream, compression="zstd", metadata=metadata))
         return path
 
     @traced("io.read_parquet")

@@ -7,6 +7,7 @@ and can be cancelled and resumed there as here.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,7 +110,11 @@ def backfill(
             )
         emit(
             {
-                "backfill_id": launch(dagster_url, wanted, windows, days),
+                "backfill_id": launch(
+                    dagster_url,
+                    {asset: windows if asset in PER_OBSERVATION else days for asset in wanted},
+                    title=f"{windows[0]} to {windows[-1]}",
+                ),
                 "observations": len(windows),
                 "days": len(days),
             },
@@ -202,21 +207,23 @@ def runs_of_windows(windows: list[str]) -> list[tuple[str, str]]:
     return runs
 
 
-def launch(dagster_url: str, assets: list[str], windows: list[str], days: list[str]) -> str:
-    """Launch the backfill and return its id."""
-    ranges = {
-        "window": [{"start": first, "end": last} for first, last in runs_of_windows(windows)],
-        "day": [{"start": day, "end": day} for day in days],
-    }
+def launch(dagster_url: str, partitions: Mapping[str, list[str]], *, title: str) -> str:
+    """Launch a backfill of some partitions of some assets, which Dagster makes in the order of its graph; return its id."""
     selections = [
         {
             "assetKey": {"path": [asset]},
-            "partitions": {"ranges": ranges["window" if asset in PER_OBSERVATION else "day"]},
+            "partitions": {
+                "ranges": [
+                    {"start": first, "end": last}
+                    for first, last in (
+                        runs_of_windows(keys) if asset in PER_OBSERVATION else [(key, key) for key in keys]
+                    )
+                ]
+            },
         }
-        for asset in assets
+        for asset, keys in partitions.items()
     ]
-    parameters = {"partitionsByAssets": selections, "title": f"{windows[0]} to {windows[-1]}"}
-    return ask(dagster_url, _LAUNCH, {"parameters": parameters})
+    return ask(dagster_url, _LAUNCH, {"parameters": {"partitionsByAssets": selections, "title": title}})
 
 
 def ask(dagster_url: str, mutation: str, variables: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ from contimg_resources.alerts.rules import AlertRule
 from contimg_resources.errors import StoreError
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 TOLD = ("opened", "reminded", "resolved")
@@ -246,6 +247,7 @@ def acknowledge_alert(store: Store, alert_id: str, *, by: str, at: datetime, rea
             "UPDATE alert SET status = 'acknowledged', acknowledged_at = ?, acknowledged_by = ? WHERE alert_id = ?",
             [now, by.strip(), alert_id],
         )
+        keep_rows(connection, "alert", [found[0]["first_at"].isoformat()])
         event = {"event_id": uuid.uuid4().hex, "alert_id": alert_id, "at": now, "kind": "acknowledged"}
         event |= {"by": by.strip(), "detail": reason.strip() or None}
         frame = fit_frame(TABLES["alert_history"], pl.DataFrame([event], schema_overrides={"detail": pl.String}))

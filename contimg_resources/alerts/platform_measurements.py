@@ -137,6 +137,15 @@ def memory_available_fraction(_probe: Probe) -> list[Reading]:
 
 
 @measurement
+def store_inconsistencies(probe: Probe) -> list[Reading]:
+    """How much the daily check of the store found that does not agree; nothing before the first check."""
+    rows = probe.rows(
+        "SELECT value FROM check_result WHERE asset = 'reference_catalogue' AND check_name = 'store_agrees_with_products'"
+    )
+    return [Reading(n_found, detail=f"{n_found:.0f} inconsistencies") for (n_found,) in rows]
+
+
+@measurement
 def store_wait_s(probe: Probe) -> list[Reading]:
     """How long the store took to open, s; all of the wait when it did not open."""
     detail = probe.store_problem or f"opened after {probe.store_wait_s:.1f} s"

@@ -17,6 +17,7 @@ import polars as pl
 from contimg_resources.errors import StoreError
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 STATUS_AFTER = {"confirm": "confirmed", "reject": "rejected", "reopen": "detected"}
@@ -87,6 +88,10 @@ def record_candidates(store: Store, frame: pl.DataFrame, events: pl.DataFrame, *
             .with_columns(status=pl.coalesce("decided", "status"))
             .select(found.columns)
         )
+        moved = connection.sql(
+            "SELECT DISTINCT partition_key FROM ese_candidate WHERE list_contains(?::VARCHAR[], candidate_id)",
+            params=[kept["candidate_id"].to_list()],
+        ).pl()
         connection.execute(
             "DELETE FROM ese_candidate WHERE partition_key = ?"
             " AND NOT list_contains(?::VARCHAR[], candidate_id)"
@@ -94,7 +99,9 @@ def record_candidates(store: Store, frame: pl.DataFrame, events: pl.DataFrame, *
             [partition_key, found["candidate_id"].to_list(), reviewed["candidate_id"].to_list()],
         )
         insert(connection, log, happened, on_conflict="ignore")
-        return insert(connection, table, kept.sort(table.key), on_conflict="update")
+        n_written = insert(connection, table, kept.sort(table.key), on_conflict="update")
+        keep_rows(connection, table.name, [partition_key, *moved["partition_key"]])
+        return n_written
 
 
 def _returned(reviewed: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
@@ -176,11 +183,12 @@ def review_candidate(store: Store, review: Review, *, at: datetime) -> str:
     status = STATUS_AFTER[review.kind]
     with store.transaction() as connection:
         found = connection.execute(
-            "UPDATE ese_candidate SET status = ? WHERE candidate_id = ? RETURNING significance",
+            "UPDATE ese_candidate SET status = ? WHERE candidate_id = ? RETURNING significance, partition_key",
             [status, review.candidate_id],
         ).fetchall()
         if not found:
             raise unknown_candidate(review.candidate_id)
+        keep_rows(connection, "ese_candidate", [found[0][1]])
         _log(connection, review, at, found[0][0])
     return status
 

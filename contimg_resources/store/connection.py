@@ -28,6 +28,7 @@ import structlog
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows
+from contimg_resources.store.records import KEPT, keep_inserted, keep_rows, records_folder, set_records_folder
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 from contimg_resources.tracing import span
 
@@ -55,11 +56,14 @@ class Store:
         The DuckDB file; created with its tables by the first write.
     wait_s : float
         How long a call waits for the file before it raises `StoreBusyError`.
+    keeps_rows : bool
+        Whether what is written is kept beside the products too (``records.py``).
     """
 
-    def __init__(self, path: Path, *, wait_s: float = 60.0) -> None:
+    def __init__(self, path: Path, *, wait_s: float = 60.0, keeps_rows: bool = True) -> None:
         self.path = path.absolute()
         self.wait_s = wait_s
+        self.keeps_rows = keeps_rows
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -114,7 +118,8 @@ class Store:
             if not target.is_indexed:
                 refuse_known_rows(connection, target, fitted)
                 note_content(connection, target, fitted, partition_key)
-            insert(connection, target, fitted)
+            if not insert(connection, target, fitted) and table in KEPT:
+                keep_rows(connection, table, [partition_key])
         return fitted.height
 
     def upsert(self, table: str, frame: pl.DataFrame) -> int:
@@ -137,6 +142,8 @@ class Store:
         target = _known(table)
         with self.transaction() as connection:
             empty_partition(connection, target, partition_key)
+            if table in KEPT:
+                keep_rows(connection, table, [partition_key])
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT, read-only.
@@ -218,7 +225,7 @@ class Store:
                 f"The store {self.path} cannot be opened",
                 got=str(error),
                 expected="a readable DuckDB file",
-                remedy="Check folder and permissions; if it is damaged, move it away, and `contimg backfill` makes the rows again.",
+                remedy="Check folder and permissions; if it is damaged, `contimg store rebuild` makes it again.",
             ) from error
         raise self._busy("no attempt was made")
 
@@ -227,6 +234,8 @@ class Store:
             key = os.getpid(), self.path
             if key not in _ENGINES:
                 _ENGINES[key] = duckdb.connect(":memory:")
+                if self.keeps_rows:
+                    set_records_folder(_ENGINES[key], records_folder(self.path))
             return _ENGINES[key]
 
     def _detach(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -252,7 +261,7 @@ class Store:
 def insert(
     connection: duckdb.DuckDBPyConnection, table: Table, fitted: pl.DataFrame, *, on_conflict: str = "raise"
 ) -> int:
-    """Insert a fitted frame through an open connection.
+    """Insert a fitted frame through an open connection, and keep the rows beside the products where the store does.
 
     Parameters
     ----------
@@ -290,7 +299,9 @@ def insert(
         f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM incoming_rows {clause}'  # noqa: S608 (from the schema)
     )
     # fetchall, not fetchone: DuckDB 2 refuses further work on a connection whose result is not read to its end.
-    return sum(int(row[0]) for row in answer.fetchall())
+    n_rows = sum(int(row[0]) for row in answer.fetchall())
+    keep_inserted(connection, table, fitted)
+    return n_rows
 
 
 def _known(table: str) -> Table:
@@ -330,7 +341,7 @@ def _has_no_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
             f"The store {path} was written by another version of contimg",
             got=f"schema version {', '.join(str(row[0]) for row in found)}",
             expected=str(SCHEMA_VERSION),
-            remedy="`contimg store upgrade` makes it one of this version; or run the version that wrote it.",
+            remedy="`contimg store upgrade` makes it one of this version, `contimg store rebuild` makes it again from the products.",
             reason_code="store_version",
         )
     return False
@@ -348,7 +359,7 @@ def _missing(path: Path, got: str) -> StoreError:
         f"There is no store at {path}",
         got=got,
         expected="a DuckDB file",
-        remedy="It appears with the first observation; if there were some, `contimg backfill` makes the rows again.",
+        remedy="It appears with the first observation; if there were some, `contimg store rebuild` makes it again.",
         reason_code="store_missing",
     )
 
@@ -382,5 +393,5 @@ def _named_errors(path: Path) -> Iterator[None]:
             f"The store {path} refused a statement",
             got=str(error).splitlines()[0],
             expected="a statement that fits the schema",
-            remedy="Look at the query; if the file is damaged, move it away, and `contimg backfill` makes the rows again.",
+            remedy="Look at the query; if the file is damaged, `contimg store rebuild` makes it again.",
         ) from error

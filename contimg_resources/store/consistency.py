@@ -14,6 +14,7 @@ import polars as pl
 from contimg_resources.products import Products
 from contimg_resources.store.connection import Store
 from contimg_resources.store.light_curves import points_of_sources
+from contimg_resources.store.records import KEPT, PRODUCT_OF, record_keys, record_path, records_folder
 from contimg_resources.store.schema import TABLES
 
 Recompute = Callable[[pl.DataFrame, float], pl.DataFrame]
@@ -37,12 +38,6 @@ _BELONGS_TO = (
     ("variability_statistics", "source_id", "source"),
 )
 """Table, column, and the register that must know its value. A candidate that is gone leaves its history: no orphan."""
-_PARQUET = {
-    "forced_photometry": "forced_photometry",
-    "light_curves": "light_curve",
-    "variability_statistics": "variability_statistics",
-}
-"""Asset and the table that its Parquet files fill."""
 _COMPARED = ("n_epochs", "weighted_mean_flux_jy", "modulation_index", "eta")
 _TOLERANCE = 1e-9
 
@@ -52,7 +47,7 @@ class Inconsistency:
     """One thing that does not agree, and where."""
 
     kind: str
-    """missing_product, orphan, doubled_row, rows_and_product_differ or wrong_statistics."""
+    """missing_product, orphan, doubled_row, rows_and_product_differ, rows_not_kept or wrong_statistics."""
     table: str
     subject: str
 
@@ -64,6 +59,7 @@ def inconsistencies(store: Store, products: Products, recompute: Recompute) -> l
         *_orphans(store),
         *_doubled_rows(store),
         *_differing_products(store, products),
+        *_rows_not_kept(store),
         *_wrong_statistics(store, recompute),
     ]
 
@@ -98,7 +94,7 @@ def _doubled_rows(store: Store) -> Iterator[Inconsistency]:
 
 def _differing_products(store: Store, products: Products) -> Iterator[Inconsistency]:
     """Parquet files and the rows of their partitions: as many in both, none without the other."""
-    for asset, table in _PARQUET.items():
+    for table, asset in PRODUCT_OF.items():
         rows = store.query(f"SELECT partition_key, count(*) AS n FROM {table} GROUP BY ALL ORDER BY ALL")  # noqa: S608
         counted = {products.table(asset, key): int(n) for key, n in rows.iter_rows()}
         folder = products.root / "products" / asset
@@ -109,6 +105,17 @@ def _differing_products(store: Store, products: Products) -> Iterator[Inconsiste
             if n_product != counted.get(path, 0):
                 subject = f"{path}: {n_product} rows in the product, {counted.get(path, 0)} in the store"
                 yield Inconsistency("rows_and_product_differ", table, subject)
+
+
+def _rows_not_kept(store: Store) -> Iterator[Inconsistency]:
+    """Rows that a rebuild would miss, and records whose rows are gone: by their files, not by what these say."""
+    folder = records_folder(store.path)
+    for table, record in KEPT.items():
+        with store.reading() as connection:
+            expected = {record_path(folder, table, key) for key in record_keys(connection, table, record)}
+        for path in sorted(expected ^ set((folder / table).glob("*/*.parquet"))):
+            why = "rows without this file (`contimg store keep`)" if path in expected else "a file without rows"
+            yield Inconsistency("rows_not_kept", table, f"{path}: {why}")
 
 
 def _wrong_statistics(store: Store, recompute: Recompute) -> Iterator[Inconsistency]:

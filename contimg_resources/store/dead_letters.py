@@ -26,6 +26,7 @@ import polars as pl
 from contimg_resources.errors import StoreError
 from contimg_resources.store.connection import Store, insert
 from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
 
 STATUSES = ("pending", "retrying", "failed", "resolved")
@@ -122,6 +123,7 @@ def record_failure(connection: duckdb.DuckDBPyConnection, failure: StageFailure,
         " VALUES (?, ?, ?, 'failed', ?, ?, ?, ?)",
         [event_id, failure.letter_id, failure.at, DAGSTER, failure.run_id, failure.message[:500], failure.reason_code],
     )
+    keep_rows(connection, "dead_letter_event", [failure.at.isoformat()])
     return True
 
 
@@ -270,6 +272,7 @@ def note_started(store: Store, name: str, *, at: datetime, detail: str) -> None:
 def note_retry_run(connection: duckdb.DuckDBPyConnection, name: str, run_id: str) -> None:
     """Remember which run retries a letter."""
     connection.execute("UPDATE dead_letter SET retry_run_id = ? WHERE letter_id = ?", [run_id, name])
+    _keep_letter(connection, name)
 
 
 def return_to_pending(
@@ -335,9 +338,16 @@ def _log(
     connection: duckdb.DuckDBPyConnection, name: str, at: datetime, kind: str, by: str, detail: str,
     run_id: str | None = None,
 ) -> None:  # fmt: skip
-    """Append to the history of a letter."""
+    """Append to the history of a letter, which has just changed."""
     connection.execute(
         'INSERT INTO dead_letter_event (event_id, letter_id, "at", kind, "by", run_id, detail)'
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [uuid.uuid4().hex, name, at, kind, by.strip(), run_id, detail.strip()],
     )
+    _keep_letter(connection, name)
+    keep_rows(connection, "dead_letter_event", [at.isoformat()])
+
+
+def _keep_letter(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    partition_key = name.partition("@")[2]
+    keep_rows(connection, "dead_letter", ["" if partition_key == "all" else partition_key])

@@ -91,7 +91,7 @@ _TABLES = (
         f"""path VARCHAR, {PROVENANCE}, kind! VARCHAR, calibrator VARCHAR, solved_at_mjd! DOUBLE,
         valid_from_mjd! DOUBLE, valid_to_mjd! DOUBLE, content_hash VARCHAR, refant VARCHAR, snr_median DOUBLE,
         flagged_fraction DOUBLE, quality DOUBLE, status! VARCHAR, input_hash VARCHAR, bandpass_path VARCHAR,
-        pointing_dec_deg DOUBLE""",
+        pointing_dec_deg DOUBLE, rejected_by VARCHAR, rejected_reason VARCHAR""",
     ),
     _table(
         "calibration_use",

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from contimg_resources.store.lineage import PER_DAY, READ_BY
 from tests.architecture.source_tree import PROJECT
 
 ASSETS = {
@@ -55,6 +56,7 @@ SOLUTION_CHECKS = {
     "solutions_are_stable_in_time",
 }
 CHECKS = {
+    "reference_catalogue": {"store_agrees_with_products"},
     "raw_visibilities": {
         "all_subbands_arrived",
         "subbands_agree_on_time_and_pointing",
@@ -204,4 +206,20 @@ def test_jobs_sensors_and_schedules_exist(described):
     """What the contract names, by its name."""
     assert {"observation_job", "daily_job"} <= set(described["jobs"])
     assert "incoming_observations" in described["sensors"]
-    assert "daily_science" in described["schedules"]
+    assert {"daily_science", "daily_store_check"} <= set(described["schedules"])
+
+
+def test_rebuilds_follow_the_graph(described):
+    """`contimg rebuild` knows what reads what as Dagster does, and lists each asset before those that read it."""
+    assets = {
+        name: each for name, each in described["assets"].items() if each["cron"] and "0 * * * *" not in each["cron"]
+    }
+    readers = {
+        name: {other for other, each in assets.items() if name in each["parents"]}
+        for name in assets
+        if name != "raw_visibilities"
+    }
+    assert {name: set(others) for name, others in READ_BY.items()} == readers
+    assert {name for name in readers if assets[name]["cron"] == "0 0 * * *"} == PER_DAY
+    order = list(READ_BY)
+    assert all(order.index(name) < order.index(other) for name, others in READ_BY.items() for other in others)

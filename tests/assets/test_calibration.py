@@ -14,6 +14,7 @@ from casacore import tables
 
 from contimg_assets.arrivals import observe_arrivals
 from contimg_resources.measurement_sets import read_measurement_set, write_flags
+from contimg_resources.store.lineage import reject_table
 from tests.assets.conftest import SmallTelescope, configure
 from tests.assets.test_pipeline import failure_text
 
@@ -110,6 +111,21 @@ def test_equal_inputs_are_not_solved_again(calibrated):
         assert path.stat().st_mtime_ns == written_at
         for table, rows in before.items():
             assert calibrated.rows(table).drop("at", strict=False).equals(rows.drop("at", strict=False)), table
+
+
+def test_a_table_rejected_by_hand_stays_rejected(calibrated):
+    """What a person rejected is not made active by solving it once more, also where its folder was lost; nothing uses it."""
+    transit, field = calibrated.partitions()
+    store = calibrated.observatory.store
+    path = table_rows(calibrated, "B", transit[:10])["path"].item()
+    reject_table(store, path, by="ann", reason="the calibrator was resolved")
+    for damage in (lambda: None, lambda: shutil.rmtree(path)):
+        damage()
+        assert calibrated.run("bandpass_job", transit[:10]).success
+        row = table_rows(calibrated, "B", transit[:10]).row(0, named=True)
+        assert (row["path"], row["status"], row["rejected_by"]) == (path, "rejected", "ann")
+    result = calibrated.run("observation_job", field, ["gain_table"])
+    assert any("but one rejected" in failure_text(event) for event in result.all_events)
 
 
 def test_a_damaged_or_missing_table_is_solved_again(calibrated):

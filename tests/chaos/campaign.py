@@ -179,6 +179,7 @@ class Campaign:
         ]
         tables = [path for path in places if path.suffix in {".ms", ".bcal", ".gcal"}]
         files = [path for path in places if path.is_file() and not any(table in path.parents for table in tables)]
+        files = [path for path in files if not LOGS & set(path.relative_to(folder).parts)]
         return {str(path.relative_to(folder)): digest(path, str(self.root)) for path in [*tables, *files]}
 
 
@@ -193,7 +194,9 @@ def digest(path: Path, root: str) -> Any:
     if path.suffix in {".bcal", ".gcal"}:
         return content_hash(path)
     if path.suffix == ".parquet":
-        return pl.read_parquet(path).with_columns(pl.col(pl.String).str.replace_all(root, "", literal=True)).rows()
+        rows = pl.read_parquet(path)
+        rows = rows.drop(name for name in rows.columns if name in WALL_TIME)
+        return rows.with_columns(pl.col(pl.String).str.replace_all(root, "", literal=True)).rows()
     if path.suffix == ".json":
         return json.loads(path.read_text().replace(root, ""))
     return "a report" if path.suffix == ".html" else path.read_bytes()

@@ -39,6 +39,15 @@ def test_healthy_installation_passes(run, filled, tmp_path, monkeypatch):
     assert {"python", "settings", "data folder", "disk space", "casatools", "wsclean", "numba cache"} <= set(found)
 
 
+def test_a_lost_store_is_an_error_that_says_what_to_do(run, filled):
+    """Where rows are kept and the file is gone, the doctor names the command that brings it back."""
+    Store(Products(load_settings().data).store_path).path.unlink()
+    result = run("--json")
+    found = findings(result)["store"]
+    assert (result.exit_code, found["state"]) == (1, "error")
+    assert "contimg store rebuild" in found["remedy"]
+
+
 def test_text_output_shows_states(run, filled):
     """Without --json a person reads a table."""
     result = run()

@@ -148,6 +148,13 @@ BROKEN = {
         for row in (observation(now, n) for n in range(4))
     ],
     "dead_letters": lambda now: [("dead_letter", LETTER | {"first_at": now, "last_at": now})],
+    "store_inconsistent": lambda now: [
+        (
+            "check_result",
+            {"asset": "reference_catalogue", "check_name": "store_agrees_with_products", "partition_key": ""}
+            | {"at": now, "passed": False, "value": 2.0},
+        )
+    ],
     "breaker_open": lambda now: [
         (
             "breaker",
