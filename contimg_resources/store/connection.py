@@ -341,7 +341,7 @@ def _has_no_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
             f"The store {path} was written by another version of contimg",
             got=f"schema version {', '.join(str(row[0]) for row in found)}",
             expected=str(SCHEMA_VERSION),
-            remedy="`contimg store upgrade` makes it one of this version, `contimg store rebuild` makes it again from the products.",
+            remedy="`contimg store upgrade` makes it one of this version, `contimg store rebuild` a new one from the products.",
             reason_code="store_version",
         )
     return False

@@ -1,9 +1,9 @@
 """Imaging weights: natural, uniform and Briggs' compromise between them, and cuts in the length of baselines.
 
 What belongs here: factors that multiply the statistical weights. Method: natural weights are the statistical weights
-themselves, which give the lowest noise. For the others the statistical weights of all bands are summed on one grid of
-uv cells whose side is the reciprocal of the field of view, conjugates included; with W the sum in a datum's cell, its weight is divided by W
-(uniform: every occupied cell counts the same) or by 1 + W f^2 (Briggs), where ::
+themselves, which give the lowest noise. For the others the statistical weights of all bands, and of their conjugates, are
+summed on one grid of uv cells whose side is the reciprocal of the field of view; with W the sum in a datum's cell, its
+weight is divided by W (uniform: every occupied cell counts the same) or by 1 + W f^2 (Briggs), where ::
 
     f^2 = (5 * 10^-robust)^2 / (sum over cells W^2 / sum over data w)
 
