@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench]
 #
-# For tests Chromium, a font for it, Prometheus and WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
+# For tests Chromium, a font for it, Prometheus, nginx, openssl, docker-compose and systemd (their checks of what deploy/ holds), and
+# WSClean, which can be chosen for imaging; with the argument `bench` WSClean only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
@@ -12,6 +13,9 @@ if [[ "${1:-}" != bench ]]; then
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
         || missing+=(chromium fonts-dejavu-core)
     command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
+    for service in nginx openssl docker-compose systemd minisign; do
+        command -v "${service/systemd/systemd-analyze}" >/dev/null || missing+=("$service")
+    done
 fi
 if ((${#missing[@]} == 0)); then
     exit 0
