@@ -13,7 +13,7 @@ KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-dev demo start cluster test chaos check format bench clean
+.PHONY: help install install-test install-dev demo start cluster test chaos check docs format release bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,11 +62,18 @@ test: $(TESTING) $(KERNELS) ## all tests, services included
 chaos: $(TESTING) $(KERNELS) ## KILLS=100 processes killed at seeded points; afterwards everything must equal an undisturbed run
 	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
 
-check: $(TESTING) ## lint, format, types, and whether Dagster can load the definitions
+check: $(TESTING) ## lint, format, types, secrets, and whether Dagster can load the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	scripts/find_secrets.sh
 	DAGSTER_HOME="$$(scripts/dagster_home.sh .contimg/check)" $(BIN)/dagster definitions validate
+
+docs: $(TESTING) ## the documentation as a site in .contimg/site; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
+release: $(TESTING) ## wheel, sdist, SBOM, checksums and (MINISIGN_KEY) their signature in dist
+	scripts/release.sh
 
 format: $(TESTING) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,7 @@ import secrets
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
@@ -21,21 +21,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contimg_resources.settings_api import ApiSettings
 
 _bearer = HTTPBearer(auto_error=False, description="The portal token (CONTIMG_PORTAL_TOKEN)")
+_header = APIKeyHeader(
+    name="X-Contimg-Token",
+    auto_error=False,
+    description="The portal token, where a proxy needs the header Authorization for the name and password of the person",
+)
 _HASHED = "sha256:"
 _COMPUTING = ("/api/v1/variability", "/api/v1/photometry", "/api/v1/jobs")
 _UNLIMITED = ("/static/", "/bokeh/", "/health", "/metrics")
 
 
 def require_token(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    token: Annotated[str | None, Depends(_header)],
 ) -> None:
     """Refuse a writing request without the portal's token; 403 when no token is configured at all."""
     expected = request.app.state.settings.portal_token
     if expected is None:
         raise HTTPException(403, "Writing is switched off: no CONTIMG_PORTAL_TOKEN is set.")
-    if credentials is None:
+    given = token or (credentials.credentials if credentials is not None else None)
+    if given is None:
         raise HTTPException(401, "A token is needed: Authorization: Bearer ….", {"WWW-Authenticate": "Bearer"})
-    if not is_token(credentials.credentials, expected.get_secret_value()):
+    if not is_token(given, expected.get_secret_value()):
         raise HTTPException(403, "The token is wrong.")
 
 

@@ -1,9 +1,10 @@
 """The one typed settings object: what an operator may choose, validated once at start.
 
 The only file that reads the environment. ``CONTIMG_<NAME>`` sets a field, ``CONTIMG_<SECTION>__<NAME>`` one of a
-section; ``CONTIMG_CONFIG`` names an optional TOML file with the same names in lower case; the environment wins over the
-file, the file over the defaults. Nothing is read at import time. Facts of the telescope (dish, band, site) are in
-``telescope.py``; numbers only an algorithm understands stay with the algorithm in ``contimg_assets.science``.
+section; ``CONTIMG_SECRETS_DIR`` names a folder of files ``contimg_<name>``, ``CONTIMG_CONFIG`` a TOML file with the same
+names in lower case. The environment wins over the folder, the folder over the file, the file over the defaults. Nothing
+is read at import time. Facts of the telescope (dish, band, site) are in ``telescope.py``; numbers only an algorithm
+understands stay with the algorithm in ``contimg_assets.science``.
 
 Rejected: a scatter of ``os.environ`` reads with a default at each, which nobody can list or validate.
 """
@@ -32,6 +33,7 @@ from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
@@ -47,6 +49,7 @@ from contimg_resources.settings_retention import RetentionSettings
 
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
+SECRETS_VARIABLE = "CONTIMG_SECRETS_DIR"
 FEATURE_PREFIX = "CONTIMG_FEATURE_"
 _SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token", "postgres_url", "broker_url"}
 
@@ -300,10 +303,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment first, then the TOML file; no dotenv, no secrets folder."""
-        path = config_path()
+        """Environment first, then the folder of secrets, then the TOML file; no dotenv."""
+        secrets, path = os.environ.get(SECRETS_VARIABLE), config_path()
+        secret_sources = (SecretsSettingsSource(settings_cls, secrets_dir=secrets),) if secrets else ()
         file_sources = (TomlConfigSettingsSource(settings_cls, path),) if path is not None else ()
-        return (init_settings, env_settings, *file_sources)
+        return (init_settings, env_settings, *secret_sources, *file_sources)
 
 
 def config_path() -> Path | None:
@@ -326,7 +330,7 @@ def environment_name(*location: str | int) -> str:
 def unknown_variables() -> dict[str, str]:
     """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
     sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
-    known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE, SECRETS_VARIABLE}
     unknown = [
         name
         for name in sorted(os.environ)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contimg_resources.errors import ProductMissingError, RawFileError
+from contimg_resources.uvh5_limits import find_danger
 
 JD_OF_MJD_ZERO = 2_400_000.5
 
@@ -128,6 +129,8 @@ def open_raw(path: Path) -> Iterator[h5py.File]:
         ) from error
     with file:
         try:
+            if danger := find_danger(file):
+                raise _malformed(path, danger, "arrays of a bounded size in the file itself")
             yield file
         except KeyError as error:
             raise RawFileError(

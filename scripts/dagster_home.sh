@@ -20,4 +20,7 @@ with dg.DagsterInstance.get() as instance:
     instance.all_asset_keys()
     instance.all_instigator_state()
 PYTHON
+# Dagster marks here that its welcome dialog was seen, also for readers who may not write: there is nothing left to mark.
+mkdir -p "$home/.nux"
+[[ -e "$home/.nux/nux.yaml" ]] || printf 'seen: 1\n' >"$home/.nux/nux.yaml"
 printf '%s\n' "$home"

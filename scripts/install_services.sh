@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench|cluster]
 #
-# For tests Chromium, a font for it, Prometheus, PostgreSQL, Redis, Swift (an S3 server) and WSClean, which can be chosen for imaging;
-# with the argument `bench` WSClean, PostgreSQL and Redis, with `cluster` PostgreSQL and Redis only.
+# For tests Chromium, a font for it, Prometheus, PostgreSQL, Redis, Swift (an S3 server), nginx, openssl, docker-compose, systemd and
+# minisign (what deploy/ holds is checked by them), and WSClean, which can be chosen for imaging; with the argument `bench` WSClean,
+# PostgreSQL and Redis, with `cluster` PostgreSQL and Redis only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
 set -euo pipefail
@@ -18,6 +19,9 @@ if [[ -z "${1:-}" ]]; then
         || missing+=(chromium fonts-dejavu-core)
     command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
     command -v swift-proxy-server >/dev/null || missing+=(swift-proxy swift-account swift-container swift-object)
+    for service in nginx openssl docker-compose systemd minisign; do
+        command -v "${service/systemd/systemd-analyze}" >/dev/null || missing+=("$service")
+    done
 fi
 if ((${#missing[@]} == 0)); then
     exit 0

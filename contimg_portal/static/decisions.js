@@ -7,7 +7,7 @@ async function sendDecision(event) {
   const fields = new FormData(form);
   const response = await fetch(`${form.dataset.decision}/${event.submitter.value}`, {
     method: "POST",
-    headers: { "Content-Type": "application/json", Authorization: `Bearer ${fields.get("token")}` },
+    headers: { "Content-Type": "application/json", "X-Contimg-Token": fields.get("token") },
     body: JSON.stringify({ by: fields.get("by"), reason: fields.get("reason") }),
   });
   if (response.ok) {

@@ -129,7 +129,7 @@ async function send(event) {
   if (event.submitter?.name) fields[event.submitter.name] = event.submitter.value;
   const response = await fetch(form.dataset.send, {
     method: "POST",
-    headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` },
+    headers: { "Content-Type": "application/json", "X-Contimg-Token": token },
     body: JSON.stringify(fields),
   });
   if (response.ok) {

@@ -1,0 +1,36 @@
+"""The search for secrets finds what it is there for, and is content with the deployment files."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PLANTED = {
+    "private key": "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIE\n",
+    "password in an address": "url = 'postgresql://contimg:" + "battery-staple@host/database'\n",
+    "cloud key": "key = 'AKIA" + "IOSFODNN7EXAMPLE'\n",
+}
+
+
+def _search(*files):
+    command = [PROJECT / "scripts" / "find_secrets.sh", *map(str, files)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+def test_a_planted_secret_is_found(tmp_path, planted):
+    """Keys and passwords are found by their form, and the file is named."""
+    (tmp_path / "planted.py").write_text(planted)
+    found = _search(tmp_path / "planted.py")
+    assert found.returncode == 1
+    assert "planted.py" in found.stdout
+
+
+def test_what_is_deployed_holds_no_secret():
+    """No file that is deployed or read holds a secret."""
+    files = [
+        path for folder in ("deploy", "docs", "scripts") for path in (PROJECT / folder).rglob("*") if path.is_file()
+    ]
+    found = _search(*files)
+    assert (found.returncode, found.stdout) == (0, "")
