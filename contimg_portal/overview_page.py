@@ -21,6 +21,7 @@ from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings
 from contimg_resources.store import queries, state
+from contimg_resources.store.backlog import backlog
 from contimg_resources.store.connection import Store
 from contimg_resources.store.moment import one_moment
 
@@ -41,7 +42,8 @@ def show_overview(request: Request, store: OpenStore) -> Response:
         newest = state.newest_observation(moment)
         found: dict[str, Any] = {
             "counts": queries.counts(moment),
-            "backlog": state.backlog(moment),
+            "backlog": backlog(moment, now=now.replace(tzinfo=None)),
+            "trouble": state.trouble_counts(moment),
             "assets": state.asset_freshness(moment).to_dicts(),
             "candidates": state.newest_candidates(moment, limit=_N_CANDIDATES).to_dicts(),
             "alerts": state.open_alerts(moment, limit=_N_ALERTS).to_dicts(),
@@ -88,17 +90,16 @@ def _levels(
 ) -> dict[str, Any]:
     """Good, amber or red for each element of the page."""
     pages = settings.pages
-    n_waiting = found["backlog"]["n_collecting"] + found["backlog"]["n_ready"]
     bad_fraction = antennas.get("bad_fraction") if antennas else None
     worst = {alert["severity"] for alert in found["alerts"]}
     return {
         "observation": limits.age_level(newest["start_mjd"] if newest else None, "observation", pages, now),
         "light_curves": limits.age_level(found["last_point_mjd"], "day", pages, now),
-        "backlog": limits.level(n_waiting, pages.backlog_amber, pages.backlog_red),
+        "backlog": limits.level(found["backlog"].n_waiting, pages.backlog_amber, pages.backlog_red),
         "antennas": limits.level(bad_fraction, pages.antennas_amber_fraction, pages.antennas_red_fraction),
         "gains": limits.age_level(gains["solved_at_mjd"] if gains else None, "observation", pages, now),
         "alerts": "red" if worst & {"critical", "error"} else "amber" if worst else "good",
-        "dead_letters": "red" if found["backlog"]["n_dead_letters"] else "good",
+        "dead_letters": "red" if found["trouble"]["n_dead_letters"] else "good",
         "assets": {
             row["asset"]: limits.asset_level(row["asset"], row["made_at"], pages, now) for row in found["assets"]
         },

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from contimg_resources.arrival_waits import ArrivalWaits
 from contimg_resources.uvh5_header import parse_file_name
 
 RECENT_S = 3600.0
@@ -77,6 +78,8 @@ class FolderWatch:
         self._full_look_at_s = float("-inf")
         self.beat_at: datetime | None = None
         """When whoever watches last said so."""
+        self.waits = ArrivalWaits()
+        """Whether observations wait for files that never come."""
 
     @property
     def n_known(self) -> int:

@@ -10,17 +10,24 @@ process keeps one engine per file, and all runs share one event log, which also 
 ``synchronous = NORMAL`` syncs at checkpoints only: a power failure may lose the last events, and corrupts nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
 import sqlalchemy as db
+from dagster._core.loader import LoadingContext
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
+from dagster._core.storage.partition_status_cache import (
+    AssetStatusCacheValue,
+    get_and_update_asset_status_cache_value,
+)
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
 from dagster._serdes import ConfigurableClassData
+
+from contimg_resources.partition_status import start_status
 
 _BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process's transaction."""
@@ -71,6 +78,21 @@ class PooledEventLogStorage(_Pooled, ConsolidatedSqliteEventLogStorage):
         return cls(str(Path(config_value["home"]) / "history"), inst_data)
 
     _connect = _Pooled.connect
+
+    def get_asset_status_cache_values(
+        self,
+        partitions_defs_by_key: Iterable[tuple[dg.AssetKey, dg.PartitionsDefinition | None]],
+        context: LoadingContext,
+    ) -> Sequence[AssetStatusCacheValue | None]:
+        """Status of the partitions of each asset; the first reckoning of many windows is ``partition_status``'s."""
+        values: list[AssetStatusCacheValue | None] = []
+        for asset_key, partitions_def in partitions_defs_by_key:
+            if start_status(self._instance, asset_key, partitions_def):
+                # Not through the context, which may remember the asset without a status.
+                values.append(get_and_update_asset_status_cache_value(self._instance, asset_key, partitions_def))
+            else:
+                values += super().get_asset_status_cache_values([(asset_key, partitions_def)], context)
+        return values
 
 
 class PooledRunStorage(_Pooled, SqliteRunStorage):

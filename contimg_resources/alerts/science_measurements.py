@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from contimg_resources.alerts.probe import Probe, Reading, measurement
+from contimg_resources.store.backlog import BACKLOG
 
 NEWEST_OBSERVATIONS = 12
 """One hour of them: what "the newest" means for calibration and usability."""
@@ -39,10 +40,8 @@ def observation_age_min(probe: Probe) -> list[Reading]:
 
 @measurement
 def backlog_observations(probe: Probe) -> list[Reading]:
-    """Observations that are complete and not processed."""
-    ((n_waiting, oldest),) = probe.rows(
-        "SELECT count(*), min(observation_id) FROM observation WHERE status = 'ready'"
-    ) or [(0, None)]
+    """Observations that are complete and wait for their turn."""
+    ((n_waiting, oldest),) = probe.rows(f"SELECT n_waiting, oldest_partition FROM ({BACKLOG})") or [(0, None)]  # noqa: S608
     return [Reading(n_waiting, detail=f"{n_waiting} waiting" + (f", oldest {oldest}" if oldest else ""))]
 
 

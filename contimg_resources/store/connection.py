@@ -27,7 +27,7 @@ import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.store.frames import fit_frame
-from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows
+from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows, take_out_known_rows
 from contimg_resources.store.records import KEPT, keep_inserted, keep_rows, records_folder, set_records_folder
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 from contimg_resources.tracing import span
@@ -281,12 +281,7 @@ def insert(
     if fitted.is_empty():
         return 0
     if on_conflict != "raise" and not table.is_indexed:
-        raise StoreError(
-            f"Rows of table {table.name} cannot be compared with existing ones one by one",
-            got=f"on conflict {on_conflict}",
-            expected="a whole partition",
-            remedy="Use Store.replace: the table has no index of its rows.",
-        )
+        fitted, on_conflict = take_out_known_rows(connection, table, fitted, on_conflict=on_conflict), "raise"
     names = ", ".join(f'"{name}"' for name in fitted.columns)
     changes = ", ".join(f'"{name}" = excluded."{name}"' for name in fitted.columns if name not in table.key)
     clause = ""

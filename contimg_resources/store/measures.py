@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from contimg_resources.store.backlog import BACKLOG
 from contimg_resources.store.connection import Store
 
 OBSERVATION_STAGES = ("measurement_set", "gain_table", "continuum_image", "forced_photometry", "flux_scale")
@@ -59,14 +60,13 @@ MEASURES = (
     ),
     Measure(
         "backlog_observations",
-        "Observations that are collected or wait for processing.",
-        "SELECT count(*) AS value FROM observation WHERE status IN ('collecting', 'ready')",
+        "Complete observations that wait for processing.",
+        f"SELECT n_waiting AS value FROM ({BACKLOG})",  # noqa: S608 (a constant)
     ),
     Measure(
         "backlog_oldest_seconds",
-        "How long the oldest observation has waited.",
-        """SELECT coalesce(epoch($now - min(coalesce(complete_at, first_seen_at))), 0) AS value FROM observation
-        WHERE status IN ('collecting', 'ready')""",
+        "How long the oldest of these has waited.",
+        f"SELECT coalesce(epoch($now - oldest_at), 0) AS value FROM ({BACKLOG})",  # noqa: S608 (a constant)
     ),
     Measure(
         "last_observation_timestamp_seconds",

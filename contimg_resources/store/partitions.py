@@ -1,6 +1,7 @@
 """Partitions of a table inside a transaction: emptied, kept apart from others, and their content noted.
 
-What belongs here: what an index would do for tables too large for one (``Table.is_indexed``): no row in two partitions;
+What belongs here: what an index would do for tables too large for one (``Table.is_indexed``): no row in two partitions, one
+row of a register for each key;
 and the content hash of each partition (table ``partition_content``), by which copies kept elsewhere
 (``source_order.py``) know whether they are still true. Not here: transactions themselves (``connection.py``).
 """
@@ -50,6 +51,52 @@ def refuse_known_rows(connection: duckdb.DuckDBPyConnection, table: Table, fitte
             remedy="Two partitions made the same row: correct the asset's partition; nothing was written.",
             reason_code="row_in_two_partitions",
         )
+
+
+def take_out_known_rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, fitted: pl.DataFrame, *, on_conflict: str
+) -> pl.DataFrame:
+    """Remove the rows of a register that new rows are to replace, and complete the new ones with what they do not say.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        Inside a transaction, in which the answer is inserted.
+    table : Table
+        Without an index.
+    fitted : polars.DataFrame
+        As `fit_frame` returns it; columns may be missing.
+    on_conflict : {"ignore", "update"}
+
+    Returns
+    -------
+    polars.DataFrame
+        The new rows, with the values that removed ones had in columns not given.
+
+    Raises
+    ------
+    StoreError
+        If the table is one of partitions, or existing rows were to stay.
+    """
+    if table.is_partitioned or on_conflict != "update":
+        raise StoreError(
+            f"Rows of table {table.name} cannot be compared with existing ones one by one",
+            got=f"on conflict {on_conflict}",
+            expected="a whole partition" if table.is_partitioned else "on conflict update",
+            remedy="Use Store.replace: the table has no index of its rows."
+            if table.is_partitioned
+            else "Use Store.upsert.",
+        )
+    connection.register("incoming_rows", fitted)
+    names = [*table.key, *(name for name in table.column_names if name not in fitted.columns)]
+    known: pl.DataFrame = connection.sql(
+        f'SELECT {", ".join(names)} FROM "{table.name}" SEMI JOIN incoming_rows USING ({", ".join(table.key)})'  # noqa: S608
+    ).pl()
+    if known.is_empty():
+        return fitted
+    same = " AND ".join(f'"{table.name}"."{name}" = incoming_rows."{name}"' for name in table.key)
+    connection.execute(f'DELETE FROM "{table.name}" USING incoming_rows WHERE {same}').fetchall()  # noqa: S608
+    return fitted.join(known, on=table.key, how="left", maintain_order="left")
 
 
 def note_content(connection: duckdb.DuckDBPyConnection, table: Table, fitted: pl.DataFrame, partition_key: str) -> None:

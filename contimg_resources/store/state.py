@@ -1,7 +1,7 @@
 """Questions about the state of the telescope and the platform as a whole: what is newest, what waits, what is wrong.
 
-What belongs here: the answers of the overview. Single observations are ``nights.py``, sources and candidates
-``queries.py``. What counts as too old or too many is a setting.
+What belongs here: the answers of the overview. What waits is ``backlog.py``, single observations are ``nights.py``, sources
+and candidates ``queries.py``. What counts as too old or too many is a setting.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from contimg_resources.store.backlog import BACKLOG
 from contimg_resources.store.moment import Answers
 
 _SEVERITIES = "['critical', 'error', 'warning', 'info']"
@@ -31,19 +32,16 @@ def newest_observation(store: Answers) -> dict[str, Any] | None:
     return found.row(0, named=True) if found.height else None
 
 
-def backlog(store: Answers) -> dict[str, Any]:
-    """Observations that wait: ``n_collecting`` (for files), ``n_ready`` (for a run), and since when the oldest does.
+def trouble_counts(store: Answers) -> dict[str, Any]:
+    """What is set aside: ``n_quarantined`` observations, ``n_dead_letters`` (open).
 
     Returns
     -------
     dict
-        ``n_collecting``, ``n_ready``, ``n_quarantined``, ``n_dead_letters`` (open), ``oldest_at`` (UTC or None): when
-        the oldest of the waiting was first seen; ``touched_at``: when the register last learned of an observation.
+        These, and ``touched_at`` (UTC or None): when the register last learned of an observation.
     """
     return store.query(
-        """SELECT count(*) FILTER (status = 'collecting') AS n_collecting, count(*) FILTER (status = 'ready') AS n_ready,
-        count(*) FILTER (status = 'quarantined') AS n_quarantined,
-        min(first_seen_at) FILTER (status IN ('collecting', 'ready')) AS oldest_at, max(first_seen_at) AS touched_at,
+        """SELECT count(*) FILTER (status = 'quarantined') AS n_quarantined, max(first_seen_at) AS touched_at,
         (SELECT count(*) FROM dead_letter WHERE status <> 'resolved') AS n_dead_letters FROM observation"""
     ).row(0, named=True)
 
@@ -87,11 +85,11 @@ def newest_calibration(store: Answers, kind: str) -> dict[str, Any] | None:
 def site_summary(store: Answers) -> dict[str, Any]:
     """One line about a store, to compare sites by."""
     row: dict[str, datetime | float | int | None] = store.query(
-        """SELECT (SELECT count(*) FROM observation) AS n_observations, (SELECT max(start_mjd) FROM observation) AS newest_mjd,
-        (SELECT count(*) FROM observation WHERE status IN ('collecting', 'ready')) AS n_waiting,
+        f"""SELECT (SELECT count(*) FROM observation) AS n_observations, (SELECT max(start_mjd) FROM observation) AS newest_mjd,
+        (SELECT n_waiting FROM ({BACKLOG})) AS n_waiting,
         (SELECT count(*) FROM observation WHERE status = 'quarantined') AS n_quarantined,
         (SELECT median(rms_jy_beam) FROM image WHERE band = 'full') AS median_rms_jy_beam,
         (SELECT count(*) FROM source) AS n_sources, (SELECT count(*) FROM ese_candidate) AS n_candidates,
-        (SELECT count(*) FROM alert WHERE status <> 'resolved') AS n_alerts"""
+        (SELECT count(*) FROM alert WHERE status <> 'resolved') AS n_alerts"""  # noqa: S608 (a constant)
     ).row(0, named=True)
     return row

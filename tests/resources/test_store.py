@@ -175,6 +175,22 @@ def test_tables_without_an_index_are_replaced_by_partition_only(store):
     assert everything(store, "light_curve").is_empty()
 
 
+def test_a_register_without_an_index_is_updated_row_by_row(store):
+    """A raw file recorded again is one row, with what the new record does not say as it was, and others stay."""
+    rows = {"path": ["/b", "/a"], "observation_id": "2026-03-01T22:26:05", "bytes": [2, 1], "sha256": ["B", "A"]}
+    store.upsert("raw_file", pl.DataFrame({**rows, "status": "corrupt"}))
+    told = {"path": ["/c", "/a"], "observation_id": "2026-03-01T22:31:14", "bytes": [3, 9], "status": "usable"}
+    assert store.upsert("raw_file", pl.DataFrame(told)) == 2
+    found = store.query("SELECT path, observation_id, bytes, sha256, status FROM raw_file ORDER BY path")
+    assert found.rows() == [
+        ("/a", "2026-03-01T22:31:14", 9, "A", "usable"),
+        ("/b", "2026-03-01T22:26:05", 2, "B", "corrupt"),
+        ("/c", "2026-03-01T22:31:14", 3, None, "usable"),
+    ]
+    with pytest.raises(StoreError, match="expected on conflict update"):
+        store.append("raw_file", pl.DataFrame(told))
+
+
 def test_registers_are_updated_column_by_column(store):
     """An update with some columns keeps the values of the others; a log cannot be replaced."""
     row = {"observation_id": "2026-03-01T22:26:05", "partition_key": "2026-03-01T22:25", "start_mjd": 61100.9}
