@@ -4,9 +4,13 @@ What belongs here: comparing and copying. When it happens is ``snapshot.py``. Ta
 (``partitions.py``) are compared by that and copied by partition; others by a hash of their rows and copied whole, up to
 ``CopySizes.largest_table`` rows.
 
-Light-curve points of the copy lie in the order of sources, so that one source's points are one piece of it (1 ms at 1e7
-rows; in the order of days, as in the file, everything must be read). Points that came later lie beside them until they
-are enough to be sorted in.
+Light-curve points of the copy lie in runs of up to ``CopySizes.rows_at_once`` rows, each in the order of sources: DuckDB
+knows the smallest and largest name in each of its groups of rows and reads one or two groups of a run for one source (in
+the order of days, as in the file, everything must be read). Points that came later are small runs of their own until they
+are enough for a large one.
+
+Rejected: all points in one order. Sorting 1e7 rows keeps a processor busy for a quarter of a minute whenever enough
+points came later, and 1e8 rows need several times the disk space of the copy.
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ from contimg_resources.store.connection import all_or_nothing
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.schema import TABLES
 
-_BESIDE = 0.15
-"""Points beside the sorted ones, in proportion to them, from which they are sorted in."""
 _BY_PARTITION = ("light_curve", "variability_statistics")
 _NOT_SHOWN = ("flux_reference", "partition_content")
 _WORD = re.compile(r"\w+")
+_PARTS = ("large_runs", "small_runs")
+_BY_SOURCE = "source_id, band, epoch_mjd"
 _NEWEST_STATISTICS = """
     CREATE OR REPLACE TABLE newest_statistics AS SELECT * FROM variability_statistics
-    QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1 ORDER BY source_id, band
 """
 
 
@@ -48,9 +52,8 @@ class CopySizes:
     largest_table: int = 300_000
     """Rows of a table that is still copied whole; larger ones (forced photometry) are asked in the file."""
     rows_at_once: int = 1_000_000
-    """Rows of partitions taken from the file at once for the first copy, so that writers wait 0.2 s and memory stays small."""
-    fewest_beside: int = 200_000
-    """Points that may always lie beside the sorted ones."""
+    """Rows of partitions taken from the file at once for the first copy, so that writers wait 0.2 s and memory stays small;
+    so many points are a run in the order of sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,9 @@ class Mirror:
         for table in TABLES.values():
             if table.name == "light_curve":
                 columns = table.create_statement().split("(", 1)[1]
-                for part in ("sorted_points", "later_points"):
+                for part in _PARTS:
                     self._engine.execute(f"CREATE TABLE {part} ({columns}")
-                self._engine.execute("CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points")
+                self._engine.execute(f"CREATE VIEW light_curve AS {' UNION ALL '.join(f'FROM {part}' for part in _PARTS)}")
             elif table.name not in _NOT_SHOWN:
                 self._engine.execute(table.create_statement())
         self._engine.execute(_NEWEST_STATISTICS)
@@ -194,18 +197,26 @@ class Mirror:
         with self._engine.cursor() as cursor, all_or_nothing(cursor):
             for name, change in changes.tables.items():
                 if name == "light_curve":
-                    _apply_points(cursor, change)
+                    self._apply_points(cursor, change)
                 else:
                     _empty(cursor, name, change)
                     _insert(cursor, name, change.rows)
             if "variability_statistics" in changes.tables and changes.is_complete:
                 cursor.execute(_NEWEST_STATISTICS)
-            if changes.is_complete:
-                _sort_in(cursor, self._sizes.fewest_beside)
         self._marks |= {name: change.mark for name, change in changes.tables.items()}
         if changes.is_complete:
             derived = set() if "variability_statistics" in changes.left_out else {"newest_statistics"}
             self.names = frozenset(set(TABLES) - changes.left_out | derived)
+
+    def _apply_points(self, cursor: duckdb.DuckDBPyConnection, change: TableChange) -> None:
+        for part in _PARTS:
+            _empty(cursor, part, change)
+        _insert(cursor, "small_runs", change.rows.sort("source_id", "band", "epoch_mjd"))
+        [(n_rows,)] = cursor.execute("SELECT count(*) FROM small_runs").fetchall()
+        # Half a run: the first copy takes whole partitions, and rarely as many rows as it may.
+        if n_rows >= self._sizes.rows_at_once // 2:
+            cursor.execute(f"INSERT INTO large_runs FROM small_runs ORDER BY {_BY_SOURCE}")  # noqa: S608 (a constant)
+            cursor.execute("TRUNCATE small_runs")
 
 
 def _empty(cursor: duckdb.DuckDBPyConnection, name: str, change: TableChange) -> None:
@@ -223,23 +234,3 @@ def _insert(cursor: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) ->
         cursor.register("incoming_rows", rows)
         cursor.execute(f'INSERT INTO "{name}" BY NAME FROM incoming_rows')
         cursor.unregister("incoming_rows")
-
-
-def _apply_points(cursor: duckdb.DuckDBPyConnection, change: TableChange) -> None:
-    for part in ("sorted_points", "later_points"):
-        _empty(cursor, part, change)
-    _insert(cursor, "later_points", change.rows)
-
-
-def _sort_in(cursor: duckdb.DuckDBPyConnection, fewest_beside: int) -> None:
-    """Sort all points if those beside the sorted ones are enough."""
-    [(n_sorted, n_later)] = cursor.execute(
-        "SELECT (SELECT count(*) FROM sorted_points), (SELECT count(*) FROM later_points)"
-    ).fetchall()
-    if n_later > max(fewest_beside, _BESIDE * n_sorted):
-        cursor.execute("CREATE TABLE in_order AS FROM light_curve ORDER BY source_id, band, epoch_mjd")
-        cursor.execute("DROP VIEW light_curve")
-        cursor.execute("DROP TABLE sorted_points")
-        cursor.execute("ALTER TABLE in_order RENAME TO sorted_points")
-        cursor.execute("TRUNCATE later_points")
-        cursor.execute("CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points")

@@ -46,8 +46,7 @@ def light_curve(store: Answers, source_id: str, *, limit: int | None = None, off
 def statistics_of(store: Answers, source_id: str) -> pl.DataFrame:
     """Newest statistics of a source in every band, the full band first."""
     return store.query(
-        """SELECT * FROM variability_statistics WHERE source_id = ?
-        QUALIFY row_number() OVER (PARTITION BY band ORDER BY as_of_mjd DESC) = 1 ORDER BY band <> 'full', band""",
+        f"SELECT * FROM {store.newest_statistics} WHERE source_id = ? ORDER BY band <> 'full', band",  # noqa: S608 (a constant)
         [source_id],
     )
 

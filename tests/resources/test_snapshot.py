@@ -17,7 +17,7 @@ from contimg_resources.store.mirror import CopySizes
 from contimg_resources.store.snapshot import SnapshotStore
 
 SMALL = CopySizes()
-LARGE = CopySizes(small_file_bytes=0, largest_table=50, rows_at_once=60, fewest_beside=100)
+LARGE = CopySizes(small_file_bytes=0, largest_table=50, rows_at_once=60)
 """A store of a few rows treated as one of millions."""
 _HOLD = """
 import sys, time
