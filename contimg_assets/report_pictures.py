@@ -48,7 +48,9 @@ def pictures_of_images(products: Products, images: pl.DataFrame, mosaics: pl.Dat
     for what, rows, name, most, n_columns in kinds:
         found = _readable(_sheet_image(products, row, row[name]) for row in _spread(rows.to_dicts(), most))
         if found:
-            caption = f"{what}: {len(found)} of {rows.height}, each on its own scale from -4 times the noise to its peak."
+            caption = (
+                f"{what}: {len(found)} of {rows.height}, each on its own scale from -4 times the noise to its peak."
+            )
             pictures.append(Picture(image_sheet(found, n_columns), caption))
     return pictures
 
@@ -66,12 +68,16 @@ def pictures_of_calibration(products: Products, tables: pl.DataFrame) -> list[Pi
     pictures = []
     for row in by_time.filter(kind="B").head(_MOST_BANDPASSES).iter_rows(named=True):
         found = _readable([_solutions(products, row)])
-        pictures += [Picture(bandpass_plot(made), f"Bandpass of {row['calibrator']}, {row['status']}.") for made in found]
+        pictures += [
+            Picture(bandpass_plot(made), f"Bandpass of {row['calibrator']}, {row['status']}.") for made in found
+        ]
     rows = by_time.filter(kind="G")
     gains = _joined(_readable(_solutions(products, row) for row in _spread(rows.to_dicts(), _MOST_GAINS)))
     if gains:
         joined, n_tables = gains
-        caption = f"Gains of {n_tables} of {rows.height} tables: median of the day, bars from the smallest to the largest."
+        caption = (
+            f"Gains of {n_tables} of {rows.height} tables: median of the day, bars from the smallest to the largest."
+        )
         pictures.append(Picture(gain_plot(joined), caption))
     return pictures
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
-
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from contimg_portal.alert_watch import look, watching
@@ -136,7 +135,7 @@ def judge_bandpass(store, *, passed):
     ],
     ids=["queue", "calibration"],
 )
-def test_what_breaks_is_told_within_a_minute_and_its_repair_too(  # noqa: PLR0913, PLR0917 (fixtures)
+def test_what_breaks_is_told_within_a_minute_and_its_repair_too(
     settings, receiver, rule, severity, break_it, repair_it
 ):
     """Apprise delivers the alert to a real receiver, and its end when it is repaired; each once."""
