@@ -210,11 +210,11 @@ def image_sheet(images: Sequence[SheetImage], n_columns: int) -> bytes:
             norm = AsinhNorm(linear_width=4.0 * sigma, vmin=-4.0 * sigma, vmax=brightest)
             axes.imshow(image.data, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
             axes.set_axis_off()
-            noise = f", rms {1e3 * image.rms_jy_beam:.3g} mJy" if image.rms_jy_beam > 0 else ""
+            noise = f", rms {1e3 * image.rms_jy_beam:.3g} mJy/beam" if image.rms_jy_beam > 0 else ""
             axes.set_title(f"{image.title}{noise}", fontsize=7.5)
 
     tallest = max(image.data.shape[0] / image.data.shape[1] for image in images)
-    return render_png(draw, height_inch=0.6 + n_rows * (0.3 + 9.0 / n_columns * tallest))
+    return render_png(draw, height_inch=0.4 + n_rows * (0.2 + 8.6 / n_columns * tallest))
 
 
 def _brightness_ticks(faintest: float, brightest: float) -> list[float]:

@@ -25,7 +25,7 @@ from contimg_resources.image_regions import read_geometry, read_region
 from contimg_resources.products import Products
 
 _MOST_IMAGES, _MOST_MOSAICS, _MOST_BANDPASSES, _MOST_GAINS = 12, 8, 3, 48
-_SHEET_PIXELS = 160
+_SHEET_PIXELS = 240
 """Longest side of an image on a sheet."""
 T = TypeVar("T")
 

@@ -21,9 +21,11 @@ class Copies:
         self.number, self.n_written = 1, 0
 
     def generation(self):
+        """Number of the newest copy."""
         return self.number
 
     def is_small(self):
+        """Whether the copy is compared at every question."""
         return False
 
 
@@ -36,6 +38,7 @@ class Pages:
         self.let.set()
 
     async def __call__(self, scope, _receive, send):
+        """Answer one request."""
         await self.let.wait()
         self.n_made += 1
         body = f"{scope['path']} {self.n_made}".encode()
@@ -137,6 +140,7 @@ class NoCache:
         self.frame = frame
 
     def get(self, _key, _make):
+        """The frame, whatever is asked."""
         return self.frame
 
 
