@@ -84,7 +84,7 @@ def pictures_of_calibration(products: Products, tables: pl.DataFrame) -> list[Pi
 
 def _spread(rows: Sequence[T], most: int) -> list[T]:
     """At most so many, evenly spread from the first to the last."""
-    places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)) if rows else []
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
     return [rows[place] for place in places]
 
 

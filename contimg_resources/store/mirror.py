@@ -29,6 +29,7 @@ import duckdb
 import polars as pl
 
 from contimg_resources.store.connection import all_or_nothing
+from contimg_resources.store.few_rows import answer_of
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.schema import TABLES
 
@@ -117,8 +118,7 @@ class Mirror:
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT."""
         with self._cursor() as cursor:
-            answer: pl.DataFrame = cursor.sql(sql, params=parameters).pl()
-            return answer
+            return answer_of(cursor, sql, parameters)
 
     @contextmanager
     def one_moment(self) -> Iterator[duckdb.DuckDBPyConnection]:

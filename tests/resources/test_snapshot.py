@@ -116,6 +116,20 @@ def test_copy_follows_the_file(store, copied, days):
         assert from_copy.equals(from_file)
 
 
+def test_an_answer_is_the_same_however_often_it_is_asked(store, copied):
+    """Few rows leave DuckDB in another way from the second time on; names, types and values stay, many rows or few."""
+    for sql in (
+        "SELECT * FROM light_curve ORDER BY ALL LIMIT $n",
+        "SELECT *, [1] AS l FROM source ORDER BY ALL LIMIT $n",
+    ):
+        expected = store.query(sql, {"n": 7})
+        for _ in range(3):
+            assert copied.query(sql, {"n": 7}).equals(expected)
+            assert copied.query(sql, {"n": 7}).schema == expected.schema
+    many = "SELECT a.source_id, a.mjd FROM light_curve a, light_curve b ORDER BY ALL LIMIT $n"
+    assert [copied.query(many, {"n": n}).height for n in (3, 3, 900, 900, 3, 0)] == [3, 3, 900, 900, 3, 0]
+
+
 def test_rows_changed_by_hand_are_copied(store, copied):
     """A table whose noted content is not what it holds is not trusted to be what was noted."""
     generation = copied.generation()
