@@ -8,6 +8,8 @@ returns a PNG about 900 pixels wide and below 150 kB, since Dagster keeps metada
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,6 +178,43 @@ def mosaic_picture(mosaic: Mosaic, *, title: str = "") -> bytes:
         )
 
     return render_png(draw, height_inch=7.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SheetImage:
+    """One of the images on a sheet."""
+
+    title: str
+    data: NDArray[np.float32]
+    """Jy/beam, north up, NaN where blank; as many pixels as are shown."""
+    rms_jy_beam: float
+    """NaN when unknown."""
+
+
+def image_sheet(images: Sequence[SheetImage], n_columns: int) -> bytes:
+    """Images side by side, each on its own scale, with its name and noise above it."""
+    import matplotlib as mpl
+    from matplotlib.colors import AsinhNorm
+
+    colours = mpl.colormaps["inferno"].resampled(_N_IMAGE_COLOURS)
+    n_columns = min(n_columns, len(images))
+    n_rows = -(-len(images) // n_columns)
+
+    def draw(figure: Figure) -> None:
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, hspace=0.25)
+        for axes in figure.subplots(n_rows, n_columns, squeeze=False).flat[len(images) :]:
+            axes.set_visible(False)
+        for axes, image in zip(figure.axes, images, strict=False):
+            sigma = image.rms_jy_beam if image.rms_jy_beam > 0 else max(float(np.nanstd(image.data)), 1e-9)
+            brightest = max(float(np.nanmax(image.data, initial=0.0)), 10.0 * sigma)
+            norm = AsinhNorm(linear_width=4.0 * sigma, vmin=-4.0 * sigma, vmax=brightest)
+            axes.imshow(image.data, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
+            axes.set_axis_off()
+            noise = f", rms {1e3 * image.rms_jy_beam:.3g} mJy/beam" if image.rms_jy_beam > 0 else ""
+            axes.set_title(f"{image.title}{noise}", fontsize=7.5)
+
+    tallest = max(image.data.shape[0] / image.data.shape[1] for image in images)
+    return render_png(draw, height_inch=0.4 + n_rows * (0.2 + 8.6 / n_columns * tallest))
 
 
 def _brightness_ticks(faintest: float, brightest: float) -> list[float]:

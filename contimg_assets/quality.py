@@ -81,7 +81,7 @@ def quality_report(context: dg.AssetExecutionContext, observatory: Observatory) 
 
     day, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
-        report = gather_report(store, day, context.run.run_id)
+        report = gather_report(store, products, day, context.run.run_id)
         path = products.write_text(products.report(day), render_quality_report(report))
     return dg.MaterializeResult(
         metadata={

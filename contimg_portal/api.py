@@ -84,8 +84,8 @@ class ReviewAnswer(BaseModel):
     status: str
 
 
-def open_store(request: Request) -> Store:
-    """Store of this portal: read from its newest copy, written in the file."""
+async def open_store(request: Request) -> Store:
+    """Store of this portal: read from its newest copy, written in the file. Async, or it would cost a turn of a thread."""
     store: Store = request.app.state.store
     return store
 

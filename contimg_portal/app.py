@@ -6,7 +6,7 @@ reads products and store, but for reviews; it keeps no state of its own, so any 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contimg_assets.science.errors import DataError
 from contimg_portal import (
@@ -104,7 +106,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
     app.state.health = Health(settings)
     app.state.metrics = Metrics(settings)
     _add_errors(app)
-    app.middleware("http")(_add_headers)
+    app.add_middleware(_SafeHeaders)
     # Each is put around the ones before: an answer that is kept costs neither headers nor routing.
     app.add_middleware(KeptAnswers, store=app.state.store, kept_s=settings.api.answers_kept_s)
     if settings.api.cors_origins:
@@ -182,9 +184,19 @@ def _error(request: Request, status_code: int, title: str, detail: str, reason_c
     return pages.render(request, "error.html", context, status_code=status_code)
 
 
-async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"
-    response.headers.setdefault("Content-Security-Policy", _CONTENT_POLICY)
-    return response
+class _SafeHeaders:
+    """Headers that every answer has. Plain ASGI: Starlette's function middleware costs a task and two streams a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers.setdefault("Content-Security-Policy", _CONTENT_POLICY)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

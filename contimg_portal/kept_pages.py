@@ -1,8 +1,8 @@
 """Whole answers kept while the copy of the store they were made from is the newest, and for a while when it is not.
 
 What belongs here: which answers may be given twice. Many people look at the same pages; each is made once for each copy
-of the store, or once in `ApiSettings.answers_kept_s` where copies follow quickly, and whoever asks meanwhile waits for
-the one that is being made.
+of the store, or once in `ApiSettings.answers_kept_s` where copies follow quickly. Whoever asks while one is being made is
+given the last one, or waits where there is none or it is too old.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from contimg_resources.store.snapshot import SnapshotStore
 _KEPT = ("/observations", "/sources", "/candidates", "/quality")
 _MOST_BYTES = 64_000_000
 _LARGEST_BYTES = 2_000_000
+_GRACE = 3.0
+"""An answer up to so many times ``kept_s`` old is given while the next is made."""
 
 Key = tuple[str, bytes, str]
 
@@ -59,11 +61,13 @@ class KeptAnswers:
             return
         while True:
             if (answer := self._find(key)) is not None:
-                await send(answer.start)
-                await send({"type": "http.response.body", "body": answer.body})
+                await _give(answer, send)
                 return
             if key not in self._made:
                 break
+            if (last := self._answers.get(key)) is not None and self._is_younger(last, _GRACE * self._kept_s):
+                await _give(last, send)
+                return
             await self._made[key].wait()
             if key not in self._answers:  # it was not one to keep
                 await self._app(scope, receive, send)
@@ -79,8 +83,13 @@ class KeptAnswers:
         if answer is None or answer.n_written != self._store.n_written:
             return None
         generation = self._store.generation()
-        is_young = time.monotonic() - answer.made_at < self._kept_s and not self._store.is_small()
-        return answer if generation is not None and (generation == answer.generation or is_young) else None
+        is_good = generation == answer.generation or self._is_younger(answer, self._kept_s)
+        return answer if generation is not None and is_good else None
+
+    def _is_younger(self, answer: _Answer, age_s: float) -> bool:
+        """Whether an answer from an older copy may be given: not of a small store, nor after this process wrote something."""
+        is_young = time.monotonic() - answer.made_at < age_s
+        return is_young and answer.n_written == self._store.n_written and not self._store.is_small()
 
     async def _make(self, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
         started: Message = {}
@@ -108,6 +117,11 @@ class KeptAnswers:
         while self._n_bytes > _MOST_BYTES:
             _, oldest = self._answers.popitem(last=False)
             self._n_bytes -= len(oldest.body)
+
+
+async def _give(answer: _Answer, send: Send) -> None:
+    await send(answer.start)
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def _key(scope: Scope) -> Key | None:

@@ -6,17 +6,17 @@ from the installed package through the portal, never from the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import polars as pl
-from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Line, Range1d, Scatter
 from bokeh.models.annotations import BoxAnnotation, Legend, LegendItem, Span, Whisker
 from bokeh.plotting import figure
 
-from contimg_portal.formats import from_mjd
+from contimg_portal.figure_forms import FigureForm
 
 BAND_COLOURS = {
     "full": "#3d7fc4",
@@ -28,6 +28,8 @@ BAND_COLOURS = {
 """Distinguishable with common colour-vision deficiencies, on light and dark ground; low frequencies are red."""
 OTHER_COLOUR = "#7a8290"
 MODEL_COLOUR = "#8a6d00"
+_MOST_FORMS = 256
+"""Figures that differ in bands, number of events or model."""
 EVENT_COLOUR = "#d9a400"
 STATE_COLOURS = {"good": "#2e9e6b", "amber": "#c98a1b", "red": "#d1493f", "unknown": "#7a8290"}
 """Of figures; on text the style sheet has its own, with more contrast."""
@@ -39,20 +41,17 @@ def axis_times(mjd: Any) -> Any:
     return (np.asarray(mjd, dtype=np.float64) - 40_587.0) * 86_400_000.0
 
 
-def _source(rows: pl.DataFrame) -> ColumnDataSource:
+def _columns(rows: pl.DataFrame) -> dict[str, Any]:
+    """Columns of the points' source."""
     flux = rows["flux_jy"].to_numpy().astype(np.float64)
     error = rows["flux_err_jy"].fill_null(0.0).to_numpy().astype(np.float64)
-    return ColumnDataSource(
-        {
-            "time": axis_times(rows["mjd"].to_numpy()),
-            "flux": flux,
-            "error": error,
-            "upper": flux + error,
-            "lower": flux - error,
-            "band": rows["band"].to_list(),
-            "when": [f"{from_mjd(mjd):%Y-%m-%d %H:%M}" for mjd in rows["mjd"]],
-        }
-    )
+    return {
+        "time": axis_times(rows["mjd"].to_numpy()),
+        "flux": flux,
+        "error": error,
+        "upper": flux + error,
+        "lower": flux - error,
+    }
 
 
 def blank_figure(height: int, tools: str, **options: Any) -> Any:
@@ -79,13 +78,19 @@ def _flux_figure(height: int, tools: str) -> Any:
     return plot
 
 
-def _add_points(plot: Any, rows: pl.DataFrame, band: str) -> Any:
-    source = _source(rows)
+def _named_source(name: str, columns: Iterable[str]) -> Any:
+    """A source without points, to be filled."""
+    return ColumnDataSource({column: np.empty(0) for column in columns}, name=name)
+
+
+def _add_points(plot: Any, band: str) -> Any:
+    source = _named_source(f"points-{band}", ("time", "flux", "error", "upper", "lower"))
     colour = BAND_COLOURS.get(band, OTHER_COLOUR)
     # A bare glyph: figure.scatter would add variants for selection and muting, and Bokeh's cost is per model.
     size = 7 if band == "full" else 5
     glyph = Scatter(x="time", y="flux", size=size, fill_color=colour, line_color=colour)
     points = plot.add_glyph(source, glyph)
+    points.name = band
     bars = Whisker(source=source, base="time", upper="upper", lower="lower", line_color=colour, line_alpha=0.6)
     bars.upper_head = bars.lower_head = None
     plot.add_layout(bars)
@@ -94,18 +99,28 @@ def _add_points(plot: Any, rows: pl.DataFrame, band: str) -> Any:
     return points
 
 
-def _add_model(plot: Any, model: Mapping[str, Any]) -> Any:
-    source = ColumnDataSource(
-        {"time": axis_times(model["mjd"]), "flux": np.asarray(model["flux_jy"], dtype=np.float64)}
+def _add_model(plot: Any) -> Any:
+    return plot.add_glyph(
+        _named_source("model", ("time", "flux")), Line(x="time", y="flux", line_color=MODEL_COLOUR, line_width=2)
     )
-    return plot.add_glyph(source, Line(x="time", y="flux", line_color=MODEL_COLOUR, line_width=2))
 
 
-def mark_events(plot: Any, events: list[tuple[float, float]]) -> None:
-    """Shade spans of time (MJD)."""
-    for start_mjd, end_mjd in events:
-        left, right = axis_times([start_mjd, end_mjd])
-        plot.add_layout(BoxAnnotation(left=left, right=right, fill_color=EVENT_COLOUR, fill_alpha=0.13, line_alpha=0.0))
+def _model_columns(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"time": axis_times(model["mjd"]), "flux": np.asarray(model["flux_jy"], dtype=np.float64)}
+
+
+def _add_events(plot: Any, n_events: int) -> None:
+    """Spans of time, to be filled."""
+    for k in range(n_events):
+        plot.add_layout(
+            BoxAnnotation(name=f"event-{k}", left=0, right=0, fill_color=EVENT_COLOUR, fill_alpha=0.13, line_alpha=0.0)
+        )
+
+
+def _event_ends(events: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
+    """Left and right end of each span (MJD)."""
+    ends = (axis_times(event) for event in events)
+    return {f"event-{k}": {"left": float(left), "right": float(right)} for k, (left, right) in enumerate(ends)}
 
 
 def _measured(light_curve: pl.DataFrame, band: str) -> pl.DataFrame:
@@ -136,20 +151,29 @@ def plot_light_curve(
     dict
         Bokeh's JSON document.
     """
+    bands = bands_of(light_curve)
+    values = {f"points-{band}": _columns(_measured(light_curve, band)) for band in bands} | _event_ends(events)
+    if model is not None:
+        values["model"] = _model_columns(model)
+    return _light_curve_form(tuple(bands), len(events), model is not None).filled(values)
+
+
+@lru_cache(_MOST_FORMS)
+def _light_curve_form(bands: tuple[str, ...], n_events: int, has_model: bool) -> FigureForm:  # noqa: FBT001 (a key)
     plot = _flux_figure(380, "pan,box_zoom,wheel_zoom,reset,save")
     plot.xaxis.axis_label = "date (UTC)"
-    mark_events(plot, events)
-    points = {band: _add_points(plot, _measured(light_curve, band), band) for band in bands_of(light_curve)}
-    tips = [("time", "@when UTC"), ("flux", "@flux{0.0000} ± @error{0.0000} Jy"), ("band", "@band")]
-    plot.add_tools(HoverTool(renderers=list(points.values()), tooltips=tips))
+    _add_events(plot, n_events)
+    points = {band: _add_points(plot, band) for band in bands}
+    tips = [("time", "@time{%F %H:%M} UTC"), ("flux", "@flux{0.0000} ± @error{0.0000} Jy"), ("band", "$name")]
+    plot.add_tools(HoverTool(renderers=list(points.values()), tooltips=tips, formatters={"@time": "datetime"}))
     entries = list(points.items())
-    if model is not None:
-        entries.append(("lens fit", _add_model(plot, model)))
+    if has_model:
+        entries.append(("lens fit", _add_model(plot)))
     if len(entries) > 1:
         items = [LegendItem(label=label, renderers=[renderer]) for label, renderer in entries]
         legend = Legend(items=items, click_policy="hide", background_fill_alpha=0.0, border_line_alpha=0.0)
         plot.add_layout(legend, "right")
-    return dict(json_item(plot))
+    return FigureForm(plot)
 
 
 def plot_bands(
@@ -172,16 +196,25 @@ def plot_bands(
     bands = [band for band in bands_of(light_curve) if band != "full"]
     times = axis_times(light_curve["mjd"].to_numpy())
     margin = max(0.03 * float(np.ptp(times)), _HALF_DAY_MS)
+    shared = {"dates": {"start": times.min() - margin, "end": times.max() + margin}} | _event_ends(events)
     panels = {}
     for band in bands:
-        panel = _flux_figure(230, "")
-        panel.x_range = Range1d(start=times.min() - margin, end=times.max() + margin)
-        mark_events(panel, events)
-        _add_points(panel, _measured(light_curve, band), band)
+        values = shared | {f"points-{band}": _columns(_measured(light_curve, band))}
         if band in models:
-            _add_model(panel, models[band])
-        panels[band] = dict(json_item(panel))
+            values["model"] = _model_columns(models[band])
+        panels[band] = _panel_form(band, len(events), band in models).filled(values)
     return panels
+
+
+@lru_cache(_MOST_FORMS)
+def _panel_form(band: str, n_events: int, has_model: bool) -> FigureForm:  # noqa: FBT001 (a key)
+    panel = _flux_figure(230, "")
+    panel.x_range = Range1d(name="dates", start=0, end=1)
+    _add_events(panel, n_events)
+    _add_points(panel, band)
+    if has_model:
+        _add_model(panel)
+    return FigureForm(panel)
 
 
 def plot_residuals(rows: pl.DataFrame, *, events: list[tuple[float, float]]) -> dict[str, Any]:
@@ -193,24 +226,28 @@ def plot_residuals(rows: pl.DataFrame, *, events: list[tuple[float, float]]) -> 
         ``band, mjd, residual_sigma``.
     events : list of (start_mjd, end_mjd)
     """
+    bands = bands_of(rows)
+    parts = {f"sigma-{band}": rows.filter(band=band) for band in bands}
+    columns = {
+        name: {"time": axis_times(part["mjd"].to_numpy()), "sigma": part["residual_sigma"].to_numpy()}
+        for name, part in parts.items()
+    }
+    return _residuals_form(tuple(bands), len(events)).filled(columns | _event_ends(events))
+
+
+@lru_cache(_MOST_FORMS)
+def _residuals_form(bands: tuple[str, ...], n_events: int) -> FigureForm:
     plot = blank_figure(220, "", x_axis_type="datetime")
     plot.yaxis.axis_label = "residual (σ)"
-    mark_events(plot, events)
+    _add_events(plot, n_events)
     for sigma, dash in ((0.0, "solid"), (3.0, "dotted"), (-3.0, "dotted")):
         plot.add_layout(Span(location=sigma, dimension="width", line_dash=dash, line_color=OTHER_COLOUR))
     renderers = []
-    for band in bands_of(rows):
-        part = rows.filter(band=band)
-        source = ColumnDataSource(
-            {
-                "time": axis_times(part["mjd"].to_numpy()),
-                "sigma": part["residual_sigma"].to_list(),
-                "band": [band] * part.height,
-            }
-        )
+    for band in bands:
         colour = BAND_COLOURS.get(band, OTHER_COLOUR)
-        renderers.append(
-            plot.add_glyph(source, Scatter(x="time", y="sigma", size=5, fill_color=colour, line_color=colour))
-        )
-    plot.add_tools(HoverTool(renderers=renderers, tooltips=[("band", "@band"), ("residual", "@sigma{0.0} σ")]))
-    return dict(json_item(plot))
+        glyph = Scatter(x="time", y="sigma", size=5, fill_color=colour, line_color=colour)
+        points = plot.add_glyph(_named_source(f"sigma-{band}", ("time", "sigma")), glyph)
+        points.name = band
+        renderers.append(points)
+    plot.add_tools(HoverTool(renderers=renderers, tooltips=[("band", "$name"), ("residual", "@sigma{0.0} σ")]))
+    return FigureForm(plot)

@@ -100,10 +100,22 @@ def filtered_sources(frame: pl.DataFrame, wanted: SourceFilter) -> pl.DataFrame:
 
 
 def _near(frame: pl.DataFrame, ra_deg: float, dec_deg: float, radius_deg: float) -> pl.DataFrame:
-    strip = frame.filter(pl.col("dec_deg").is_between(dec_deg - radius_deg, dec_deg + radius_deg))
+    strip = frame.filter(*_around(ra_deg, dec_deg, radius_deg))
     distance = separation_deg(ra_deg, dec_deg, strip["ra_deg"].to_numpy(), strip["dec_deg"].to_numpy())
     near = strip.with_columns(separation_deg=pl.Series(np.atleast_1d(distance)))
     return near.filter(pl.col("separation_deg") <= radius_deg).sort("separation_deg")
+
+
+def _around(ra_deg: float, dec_deg: float, radius_deg: float) -> list[pl.Expr]:
+    """What every source within the radius fulfils: a strip of declination and, away from the poles, of right ascension."""
+    conditions = [pl.col("dec_deg").is_between(dec_deg - radius_deg, dec_deg + radius_deg)]
+    cos_dec = np.cos(np.radians(dec_deg))
+    if np.sin(np.radians(radius_deg)) < cos_dec and radius_deg < 90:
+        # Widest where the meridian touches the circle: sin(difference) = sin(radius) / cos(declination).
+        width_deg = float(np.degrees(np.arcsin(np.sin(np.radians(radius_deg)) / cos_dec)))
+        difference = (pl.col("ra_deg") - ra_deg + 540.0) % 360.0 - 180.0
+        conditions.append(difference.abs() <= width_deg * (1.0 + 1e-9))
+    return conditions
 
 
 def sources_near(cache: StoreCache, store: Store, ra_deg: float, dec_deg: float, radius_deg: float) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 from contimg_resources.errors import StoreError
 from contimg_resources.store.schema import Column, Table
 
-_DTYPES: dict[str, pl.DataType] = {
+DTYPES: dict[str, pl.DataType] = {
     "DOUBLE": pl.Float64(),
     "INTEGER": pl.Int32(),
     "BIGINT": pl.Int64(),
@@ -21,11 +21,12 @@ _DTYPES: dict[str, pl.DataType] = {
     "JSON": pl.String(),
     "TIMESTAMP": pl.Datetime("us"),
 }
+"""Type of a column in a frame by its type in DuckDB."""
 
 
 def empty_frame(table: Table) -> pl.DataFrame:
     """Frame of a table's columns and no rows, with the types the table expects."""
-    return pl.DataFrame(schema={column.name: _DTYPES[column.sql_type] for column in table.columns})
+    return pl.DataFrame(schema={column.name: DTYPES[column.sql_type] for column in table.columns})
 
 
 def fit_frame(table: Table, frame: pl.DataFrame, *, partial: bool = False) -> pl.DataFrame:
@@ -70,7 +71,7 @@ def fit_frame(table: Table, frame: pl.DataFrame, *, partial: bool = False) -> pl
 
 
 def _fit_column(table: Table, column: Column, frame: pl.DataFrame) -> pl.Expr:
-    wanted = _DTYPES[column.sql_type]
+    wanted = DTYPES[column.sql_type]
     if column.name not in frame.columns:
         return pl.lit(None, dtype=wanted).alias(column.name)
     given = frame.schema[column.name]

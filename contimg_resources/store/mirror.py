@@ -4,9 +4,13 @@ What belongs here: comparing and copying. When it happens is ``snapshot.py``. Ta
 (``partitions.py``) are compared by that and copied by partition; others by a hash of their rows and copied whole, up to
 ``CopySizes.largest_table`` rows.
 
-Light-curve points of the copy lie in the order of sources, so that one source's points are one piece of it (1 ms at 1e7
-rows; in the order of days, as in the file, everything must be read). Points that came later lie beside them until they
-are enough to be sorted in.
+Light-curve points of the copy lie in runs of up to ``CopySizes.rows_at_once`` rows, each in the order of sources: DuckDB
+knows the smallest and largest name in each of its groups of rows, and reads one or two groups of a run for one source (in
+the order of days, as in the file, everything must be read). Groups are small for that reason. What came later is a small
+run until there is enough for a large one.
+
+Rejected: all points in one order. It must be made anew whenever enough points came later, which keeps a processor busy
+for as long as the first copy takes, and 1e8 rows need several times the disk space of the copy.
 """
 
 from __future__ import annotations
@@ -25,17 +29,19 @@ import duckdb
 import polars as pl
 
 from contimg_resources.store.connection import all_or_nothing
+from contimg_resources.store.few_rows import answer_of
 from contimg_resources.store.partitions import partition_contents
 from contimg_resources.store.schema import TABLES
 
-_BESIDE = 0.15
-"""Points beside the sorted ones, in proportion to them, from which they are sorted in."""
 _BY_PARTITION = ("light_curve", "variability_statistics")
 _NOT_SHOWN = ("flux_reference", "partition_content")
 _WORD = re.compile(r"\w+")
+_ROWS_OF_GROUP = 16_384
+"""An eighth of DuckDB's own choice: half the time for the points of one source."""
+_BY_SOURCE = ("source_id", "band", "epoch_mjd")
 _NEWEST_STATISTICS = """
     CREATE OR REPLACE TABLE newest_statistics AS SELECT * FROM variability_statistics
-    QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY source_id, band ORDER BY as_of_mjd DESC) = 1 ORDER BY source_id, band
 """
 
 
@@ -48,9 +54,8 @@ class CopySizes:
     largest_table: int = 300_000
     """Rows of a table that is still copied whole; larger ones (forced photometry) are asked in the file."""
     rows_at_once: int = 1_000_000
-    """Rows of partitions taken from the file at once for the first copy, so that writers wait 0.2 s and memory stays small."""
-    fewest_beside: int = 200_000
-    """Points that may always lie beside the sorted ones."""
+    """Rows of partitions taken from the file at once for the first copy, so that writers wait 0.2 s and memory stays small;
+    so many points are a run in the order of sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +92,38 @@ class Mirror:
         self._sizes = sizes
         folder = tempfile.mkdtemp(prefix="contimg-portal-")
         self._remove_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        path = Path(folder) / "copy.duckdb"
         # One thread for each question: the portal answers several at once.
-        self._engine = duckdb.connect(str(path), config={"threads": 1})
+        self._engine = duckdb.connect(config={"threads": 1, "temp_directory": folder})
         self._engine.execute("SET enable_progress_bar = false")
+        path = str(Path(folder) / "copy.duckdb").replace("'", "''")
+        self._engine.execute(f"ATTACH '{path}' AS copy (ROW_GROUP_SIZE {_ROWS_OF_GROUP})")
+        self._engine.execute("USE copy")
+        self._beside: dict[str, int] = {}
+        """Rows of the partitions whose points are in small runs."""
         self._marks: dict[str, Mapping[str, str] | tuple[int, int]] = {}
         self._tables_of: dict[str, frozenset[str]] = {}
         self.names: frozenset[str] = frozenset()
         """Tables that can be asked."""
         for table in TABLES.values():
-            if table.name == "light_curve":
-                columns = table.create_statement().split("(", 1)[1]
-                for part in ("sorted_points", "later_points"):
-                    self._engine.execute(f"CREATE TABLE {part} ({columns}")
-                self._engine.execute("CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points")
-            elif table.name not in _NOT_SHOWN:
+            if table.name not in _NOT_SHOWN:
                 self._engine.execute(table.create_statement())
         self._engine.execute(_NEWEST_STATISTICS)
 
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._engine.cursor() as cursor:
+            cursor.execute("USE copy")
+            yield cursor
+
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT."""
-        with self._engine.cursor() as cursor:
-            answer: pl.DataFrame = cursor.sql(sql, params=parameters).pl()
-            return answer
+        with self._cursor() as cursor:
+            return answer_of(cursor, sql, parameters)
 
     @contextmanager
     def one_moment(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Cursor whose answers are all of one moment."""
-        with self._engine.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.begin()
             yield cursor
 
@@ -191,21 +200,43 @@ class Mirror:
 
     def apply(self, changes: Changes) -> None:
         """Put changes into the copy: whoever asks sees all of them or none."""
-        with self._engine.cursor() as cursor, all_or_nothing(cursor):
+        beside = self._beside
+        with self._cursor() as cursor, all_or_nothing(cursor):
             for name, change in changes.tables.items():
+                _empty(cursor, name, change)
                 if name == "light_curve":
-                    _apply_points(cursor, change)
+                    beside = self._insert_points(cursor, change)
                 else:
-                    _empty(cursor, name, change)
                     _insert(cursor, name, change.rows)
             if "variability_statistics" in changes.tables and changes.is_complete:
                 cursor.execute(_NEWEST_STATISTICS)
-            if changes.is_complete:
-                _sort_in(cursor, self._sizes.fewest_beside)
+        self._beside = beside
         self._marks |= {name: change.mark for name, change in changes.tables.items()}
         if changes.is_complete:
             derived = set() if "variability_statistics" in changes.left_out else {"newest_statistics"}
             self.names = frozenset(set(TABLES) - changes.left_out | derived)
+
+    def _insert_points(self, cursor: duckdb.DuckDBPyConnection, change: TableChange) -> dict[str, int]:
+        """Insert points as a run, and make one of all small runs if they are enough; return what then lies beside."""
+        fewest, rows = self._sizes.rows_at_once // 2, change.rows.sort(*_BY_SOURCE)
+        _insert(cursor, "light_curve", rows)
+        replaced = change.partitions or ()
+        beside = {key: n_rows for key, n_rows in self._beside.items() if change.partitions and key not in replaced}
+        if rows.height < fewest:
+            beside |= dict(rows.group_by("partition_key").len().iter_rows())
+        if sum(beside.values()) >= fewest:
+            _make_run(cursor, list(beside))
+            return {}
+        return beside
+
+
+def _make_run(cursor: duckdb.DuckDBPyConnection, partitions: list[str]) -> None:
+    """Put the points of some partitions into one order."""
+    of_these = "FROM light_curve WHERE partition_key IN (SELECT unnest(?::VARCHAR[]))"
+    cursor.execute(f"CREATE TEMP TABLE run AS SELECT * {of_these} ORDER BY {', '.join(_BY_SOURCE)}", [partitions])
+    cursor.execute(f"DELETE {of_these}", [partitions])
+    cursor.execute("INSERT INTO light_curve FROM run")
+    cursor.execute("DROP TABLE run")
 
 
 def _empty(cursor: duckdb.DuckDBPyConnection, name: str, change: TableChange) -> None:
@@ -223,23 +254,3 @@ def _insert(cursor: duckdb.DuckDBPyConnection, name: str, rows: pl.DataFrame) ->
         cursor.register("incoming_rows", rows)
         cursor.execute(f'INSERT INTO "{name}" BY NAME FROM incoming_rows')
         cursor.unregister("incoming_rows")
-
-
-def _apply_points(cursor: duckdb.DuckDBPyConnection, change: TableChange) -> None:
-    for part in ("sorted_points", "later_points"):
-        _empty(cursor, part, change)
-    _insert(cursor, "later_points", change.rows)
-
-
-def _sort_in(cursor: duckdb.DuckDBPyConnection, fewest_beside: int) -> None:
-    """Sort all points if those beside the sorted ones are enough."""
-    [(n_sorted, n_later)] = cursor.execute(
-        "SELECT (SELECT count(*) FROM sorted_points), (SELECT count(*) FROM later_points)"
-    ).fetchall()
-    if n_later > max(fewest_beside, _BESIDE * n_sorted):
-        cursor.execute("CREATE TABLE in_order AS FROM light_curve ORDER BY source_id, band, epoch_mjd")
-        cursor.execute("DROP VIEW light_curve")
-        cursor.execute("DROP TABLE sorted_points")
-        cursor.execute("ALTER TABLE in_order RENAME TO sorted_points")
-        cursor.execute("TRUNCATE later_points")
-        cursor.execute("CREATE VIEW light_curve AS FROM sorted_points UNION ALL FROM later_points")

@@ -16,6 +16,7 @@ import duckdb
 import polars as pl
 
 from contimg_resources.store.connection import Store
+from contimg_resources.store.few_rows import answer_of
 
 
 class Answers(Protocol):
@@ -38,8 +39,7 @@ class Moment:
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Answer of one SELECT."""
-        answer: pl.DataFrame = self.connection.sql(sql, params=parameters).pl()
-        return answer
+        return answer_of(self.connection, sql, parameters)
 
 
 @contextmanager

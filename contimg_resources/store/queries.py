@@ -46,8 +46,7 @@ def light_curve(store: Answers, source_id: str, *, limit: int | None = None, off
 def statistics_of(store: Answers, source_id: str) -> pl.DataFrame:
     """Newest statistics of a source in every band, the full band first."""
     return store.query(
-        """SELECT * FROM variability_statistics WHERE source_id = ?
-        QUALIFY row_number() OVER (PARTITION BY band ORDER BY as_of_mjd DESC) = 1 ORDER BY band <> 'full', band""",
+        f"SELECT * FROM {store.newest_statistics} WHERE source_id = ? ORDER BY band <> 'full', band",  # noqa: S608 (a constant)
         [source_id],
     )
 
@@ -102,5 +101,6 @@ def candidates_of_source(store: Answers, source_id: str) -> pl.DataFrame:
 
 def last_light_curve_mjd(store: Answers) -> float | None:
     """Time of the newest light-curve point, MJD, or None."""
-    newest = store.query("SELECT max(mjd) FROM light_curve").item()
-    return None if newest is None else float(newest)
+    # Not max(mjd), which reads every row: so DuckDB looks into the groups of rows that may have the newest only.
+    newest = store.query("SELECT mjd FROM light_curve ORDER BY mjd DESC NULLS LAST LIMIT 1")
+    return float(newest.item()) if newest.height else None

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from contimg_portal.alert_watch import look, watching
 from contimg_resources.alerts.evaluation import seconds_since_sensor
@@ -17,12 +18,17 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 from contimg_sensors.alerts import alerts, event_webhooks
-from tests.resources.platform_state import make_healthy
+from tests.resources.platform_state import check, make_healthy, write
 from tests.resources.webhook_receiver import receiving
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's plugins
 
 LATEST_S = 60.0
+LONG_QUEUE = 20
+"""Runs of a queue that is not long yet; fewer than the default, for adding each costs a file lock."""
+ORIGIN = RemoteJobOrigin(
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("contimg"), "__repository__"), "observation_job"
+)
 
 
 @pytest.fixture
@@ -41,6 +47,7 @@ def settings(tmp_path, monkeypatch, receiver):
     rules = tmp_path / "rules.toml"  # the machine the tests run on may have a small disk
     rules.write_text(
         '[[rule]]\nname = "disk_low"\nis_enabled = false\n[[rule]]\nname = "memory_low"\nis_enabled = false\n'
+        f'[[rule]]\nname = "queue_long"\nthreshold = {LONG_QUEUE}\n'
     )
     monkeypatch.setenv("CONTIMG_ALERT_RULES", str(rules))
     home = tmp_path / "dagster"
@@ -92,6 +99,65 @@ def test_a_killed_daemon_is_noticed_within_a_minute_and_its_return_too(settings,
             assert message["title"] == "contimg resolved: daemon_down"
     assert raised_s < LATEST_S
     assert resolved_s < LATEST_S
+
+
+def fill_queue(instance, _store):
+    """Runs that wait, one more than the rule allows."""
+    for _ in range(LONG_QUEUE + 1):
+        instance.add_run(dg.DagsterRun("observation_job", status=dg.DagsterRunStatus.QUEUED, remote_job_origin=ORIGIN))
+
+
+def empty_queue(instance, _store):
+    """Every run that waits is cancelled, as an operator does."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+        instance.report_run_canceled(run)
+
+
+def break_calibration(_instance, store):
+    """The newest bandpass fails two of its three checks."""
+    judge_bandpass(store, passed=False)
+
+
+def repair_calibration(_instance, store):
+    """It is solved again, and passes."""
+    judge_bandpass(store, passed=True)
+
+
+def judge_bandpass(store, *, passed):
+    """Results of two checks of the newest bandpass."""
+    for name in ("solutions_converged", "solution_snr_is_sufficient"):
+        write(store, "check_result", check("bandpass_table", "2026-02-10", name, datetime.now(UTC), passed=passed))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("severity", "rule", "subject", "break_it", "repair_it"),
+    [
+        ("warning", "queue_long", "", fill_queue, empty_queue),
+        ("error", "calibration_degraded", "bandpass_table", break_calibration, repair_calibration),
+    ],
+    ids=["queue", "calibration"],
+)
+def test_what_breaks_is_told_within_a_minute_and_its_repair_too(
+    settings, receiver, severity, rule, subject, break_it, repair_it
+):
+    """Apprise delivers the alert to a real receiver, and its end when it is repaired; each once."""
+    store = Store(settings.data / "contimg.duckdb")
+    agent = {"name": "corr00", "kind": "agent", "last_at": datetime.now(UTC), "interval_s": 3600.0}
+    write(store, "heartbeat", agent)  # or its silence would be told, too, on a machine that is slow today
+    what = f"{rule} {subject}".strip()
+    with dg.DagsterInstance.get() as instance, watching(settings, every_s=1.0):
+        assert look(settings)  # no sensor has evaluated: the portal has to
+        assert receiver.take() == []
+        break_it(instance, store)
+        raised_s = wait_for(lambda: receiver.bodies, f"no alert {rule}")
+        assert [message["title"] for message in receiver.take()] == [f"contimg {severity}: {what}"]
+        assert list_alerts(store).select("rule", "status").rows() == [(rule, "open")]
+        repair_it(instance, store)
+        resolved_s = wait_for(lambda: receiver.bodies, f"no end of {rule}")
+    assert [message["title"] for message in receiver.take()] == [f"contimg resolved: {what}"]
+    assert list_alerts(store, is_open=False).select("rule", "status").rows() == [(rule, "resolved")]
+    assert max(raised_s, resolved_s) < LATEST_S
 
 
 def test_the_sensor_evaluates_and_the_portal_then_rests(settings):
