@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 from contimg_portal.cli import app
-from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
-from tests.chaos.campaign import Campaign, Step, Trouble
+from tests.chaos.campaign import ARRIVALS, FILLER, Campaign, Trouble, assert_equal, fill_disk
 
 KILLS = int(os.environ.get("KILLS", "10"))
 SEED = 20260125
-ARRIVALS = Step("arrivals", "arrivals")
+DISK_MB = 48
 _HOLDER = """
 import sys, time, duckdb
 connection = duckdb.connect(sys.argv[1], config={"storage_compatibility_version": "v1.0.0"})
@@ -33,24 +33,17 @@ time.sleep(2)
 """
 
 
-@pytest.fixture(scope="module")
-def undisturbed(small_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:  # noqa: F811
-    """The campaign without any trouble, and what each step costs."""
-    campaign = Campaign(tmp_path_factory.mktemp("undisturbed"), small_campaign)
-    assert campaign.run(ARRIVALS) == 0
-    for step in campaign.steps():
-        assert campaign.run(step) == 0, step.name
-    return campaign
-
-
-def assert_equal(disturbed: Campaign, undisturbed: Campaign) -> None:
-    """Store and products are equal, row by row and file by file."""
-    expected, found = undisturbed.content(), disturbed.content()
-    assert expected["light_curve"].height > 0
-    assert [table for table, rows in expected.items() if not rows.equals(found[table])] == []
-    products, made = undisturbed.products(), disturbed.products()
-    assert sorted(made) == sorted(products)
-    assert [place for place, content in products.items() if made[place] != content] == []
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few megabytes, in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"a disk to fill cannot be mounted here ({mounted.stderr.strip()}); run the tests as root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # noqa: S607
 
 
 @pytest.mark.timeout(3600)
@@ -78,27 +71,53 @@ def test_after_kills_everything_equals_the_undisturbed_run(
 
 
 @pytest.mark.timeout(1800)
-def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, tmp_path: Path) -> None:
-    """From a random file operation on nothing can be written, or the store is held for seconds: then all is made as ever."""
+def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, small_disk: Path, record_property) -> None:
+    """The disk of raw files, products, store and Dagster fills up at random file operations; with room again all is as ever.
+
+    Raw files that were cut off when the disk filled up come again; what is visible meanwhile is whole; the store is held for
+    seconds while the day is made.
+    """
     rng = np.random.default_rng(SEED + 1)
-    campaign = Campaign(tmp_path / "full", undisturbed.raw)
+    shutil.copytree(undisturbed.raw / "truth", small_disk / "truth")
+    campaign = Campaign(small_disk, small_disk)
+    arrive_on_full_disk(campaign, undisturbed.raw / "incoming")
     assert campaign.run(ARRIVALS) == 0
-    n_failed = 0
+    expected, filler, failed = undisturbed.products(), small_disk / FILLER, []
     for step in campaign.steps():
         operations = int(rng.integers(1, undisturbed.operations[step.name] // 2 + 1))
-        n_failed += campaign.run(step, Trouble("disk full", operations=operations)) != 0
+        spare_bytes = int(rng.integers(0, 200_000))
+        failed += [step.name] * (campaign.run(step, Trouble("disk full", operations, spare_bytes=spare_bytes)) != 0)
+        filler.unlink(missing_ok=True)
+        made = campaign.products()
+        assert [place for place, content in made.items() if expected.get(place) != content] == [], step.name
         if step.name == "day":
-            holder = subprocess.Popen(
-                [sys.executable, "-c", _HOLDER, str(campaign.store.path)], stdout=subprocess.PIPE, text=True
-            )
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
+            holder = hold_store(campaign.store.path)
         assert campaign.run(step) == 0, step.name
-        if step.name == "day":
-            holder.wait()
-            holder.stdout.close()
-    assert n_failed >= 3
+    holder.wait()
+    assert holder.stdout is not None
+    holder.stdout.close()
+    record_property("failed", str(failed))
+    assert len(failed) >= 3
     assert_equal(campaign, undisturbed)
+
+
+def arrive_on_full_disk(campaign: Campaign, source: Path) -> None:
+    """Raw files arrive until there is no room, are looked at, and come again when there is."""
+    incoming, filler = campaign.raw / "incoming", campaign.raw / FILLER
+    fill_disk(filler, sum(file.stat().st_size for file in source.iterdir()) // 2)
+    with pytest.raises(shutil.Error, match="No space left"):
+        shutil.copytree(source, incoming, copy_function=shutil.copyfile)
+    campaign.run(ARRIVALS)  # there is no room for the store either
+    filler.unlink()
+    shutil.copytree(source, incoming, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def hold_store(path: Path) -> subprocess.Popen[str]:
+    """A process that keeps the store for two seconds."""
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
 
 
 def test_store_check_finds_what_was_broken(undisturbed: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
