@@ -55,6 +55,12 @@ class Trouble:
 
 
 ARRIVALS = Step("arrivals", "arrivals")
+KILLS = int(os.environ.get("KILLS", "10"))
+"""SIGKILLs in all; ``make chaos`` has 100."""
+DAEMON_ROUNDS = max(1, KILLS // 20)
+"""Campaigns under a daemon, of ``KILLS_PER_ROUND`` each. More kills of one campaign would use up the retries of its few runs, whose
+dead letters then wait for a person, as they should."""
+KILLS_PER_ROUND = ("worker", "daemon", "everything")
 FILLER = "filler"
 """File that takes up a disk, beside the data folder."""
 

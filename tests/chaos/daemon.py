@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import dagster as dg
 import psutil
@@ -31,6 +32,7 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+T = TypeVar("T")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -52,7 +54,7 @@ class DaemonPlatform:
         shutil.copy(PROJECT / "dagster.yaml", self.home)
         self._mark = f"DAGSTER_HOME={self.home}".encode()
         season = {"CONTIMG_SEASON_START": "2026-01-08", "CONTIMG_SEASON_END": "2026-01-14"}
-        own = {"DAGSTER_HOME": str(self.home), "CONTIMG_CALIBRATION_WAIT_S": "86400", "CONTIMG_LOG_LEVEL": "WARNING"}
+        own = {"DAGSTER_HOME": str(self.home), "CONTIMG_CALIBRATION_WAIT_S": "86400", "CONTIMG_LOG_LEVEL": "warning"}
         self._environment = os.environ | campaign.environment | season | own | {"PYTHONPATH": str(PROJECT)}
         os.environ["DAGSTER_HOME"] = str(self.home)
         self.instance = dg.DagsterInstance.get()
@@ -68,7 +70,11 @@ class DaemonPlatform:
                 command, cwd=PROJECT, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def kill_daemon(self) -> int:
+    def kill(self, kind: str) -> int:
+        """SIGKILL to ``worker``, ``daemon`` or ``everything``; how many processes died."""
+        return {"worker": self._kill_worker, "daemon": self._kill_daemon, "everything": self._kill_everything}[kind]()
+
+    def _kill_daemon(self) -> int:
         """SIGKILL to the daemon alone; its code server and the processes of its runs live on. How many died."""
         assert self._daemon is not None
         was_alive = self._daemon.poll() is None
@@ -76,7 +82,7 @@ class DaemonPlatform:
         self._daemon.wait()
         return int(was_alive)
 
-    def kill_worker(self) -> int:
+    def _kill_worker(self) -> int:
         """SIGKILL to the process of a run that is under way; how many died."""
         launcher = self.instance.run_launcher
         assert isinstance(launcher, WarmRunLauncher)
@@ -87,7 +93,7 @@ class DaemonPlatform:
                 return 1
         return 0
 
-    def kill_everything(self) -> int:
+    def _kill_everything(self) -> int:
         """SIGKILL to all there is, until nothing is left; how many died."""
         n_killed = 0
         while found := self.processes():
@@ -144,7 +150,7 @@ class DaemonPlatform:
         return self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=3)
 
 
-def wait_for(condition: Callable[[], object], what: str, latest_s: float) -> object:
+def wait_for(condition: Callable[[], T | None], what: str, latest_s: float) -> T:
     """What a condition gives once it holds; fails when it takes too long."""
     until = time.monotonic() + latest_s
     while True:
