@@ -60,7 +60,8 @@ KILLS = int(os.environ.get("KILLS", "10"))
 DAEMON_ROUNDS = max(1, KILLS // 20)
 """Campaigns under a daemon, of ``KILLS_PER_ROUND`` each. More kills of one campaign would use up the retries of its few runs, whose
 dead letters then wait for a person, as they should."""
-KILLS_PER_ROUND = ("worker", "daemon", "everything")
+KILLS_PER_ROUND = {"worker": 1, "daemon": 2, "everything": 4}
+"""What is killed, each after so many runs that succeeded (the catalogue, the transit, its bandpass...)."""
 FILLER = "filler"
 """File that takes up a disk, beside the data folder."""
 

@@ -117,10 +117,11 @@ class DaemonPlatform:
                     continue
         return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
-    def is_working(self) -> bool:
-        """Whether the process of some run is at work."""
-        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
-        return self.instance.get_runs_count(started) > 0
+    def is_working(self, after_runs: int) -> bool:
+        """Whether a run is under way after so many that succeeded."""
+        n_done = self.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        n_started = self.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        return n_done >= after_runs and n_started > 0
 
     def done_at(self, expected: list[Expected]) -> float | None:
         """When the last run ended, if nothing is left to be done; None while there is.

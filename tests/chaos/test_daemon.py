@@ -6,6 +6,7 @@ Of the ``KILLS`` (10 here, 100 with ``make chaos``) three are made in every roun
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ def test_killed_daemons_and_runs_come_back_and_lose_nothing(
     died = {}
     try:
         platform.start()
-        for kind in KILLS_PER_ROUND:
-            wait_for(platform.is_working, f"no run began before the next kill ({kind})", PATIENCE_S)
-            time.sleep(rng.uniform(0.0, 5.0))
+        for kind, after_runs in KILLS_PER_ROUND.items():
+            wait_for(partial(platform.is_working, after_runs), f"no run began before {kind} was killed", PATIENCE_S)
+            time.sleep(rng.uniform(0.0, 3.0))
             died[kind] = platform.kill(kind)
             killed_at = time.time()
             if kind != "worker":
