@@ -24,12 +24,15 @@ exec {wsclean} "$@"
 
 
 def attempts(result) -> list[tuple[str, str]]:
-    """What was tried again, and why."""
-    return [
-        (event.step_key, event.step_retry_data.error.cause.cls_name)
-        for event in result.all_events
-        if event.event_type_value == "STEP_UP_FOR_RETRY"
-    ]
+    """What was tried again, and the class of its first error of ours."""
+    found = []
+    for event in result.all_events:
+        if event.event_type_value == "STEP_UP_FOR_RETRY":
+            error = event.step_retry_data.error
+            while error.cls_name != "Failure":
+                error = error.cause
+            found.append((event.step_key, error.cause.cls_name))
+    return found
 
 
 @pytest.mark.casa

@@ -26,9 +26,9 @@ from contimg_resources.products import Products
 from contimg_resources.store.connection import Store
 from contimg_resources.store.schema import TABLES
 
-OBSERVATION_CHAIN = ["gain_table", "continuum_image", "forced_photometry", "flux_scale"]
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
+LOGS |= {"breaker", "breaker_event"}
 """Tables that say what happened and when, which a run that was killed changes."""
 WALL_TIME = {"run_id", "at", "first_seen_at", "complete_at", "modified_at", "requested_at", "started_at"}
 
@@ -175,7 +175,7 @@ class Campaign:
             Step("catalogue", "catalogue_job"),
             Step("conversion", "observation_job", transit, ("measurement_set",)),
             Step("calibration", "bandpass_job", day),
-            Step("imaging of the transit", "observation_job", transit, tuple(OBSERVATION_CHAIN)),
+            Step("whole transit", "observation_job", transit),
             Step("whole observation", "observation_job", field),
             *(Step(f"mosaic of {hour}", "mosaic_job", hour) for hour in hours),
             Step("day", "daily_job", day),
