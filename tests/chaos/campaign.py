@@ -28,7 +28,7 @@ from contimg_resources.store.schema import TABLES
 
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
-LOGS |= {"breaker", "breaker_event"}
+LOGS |= {"alert_condition", "breaker", "breaker_event"}
 """Tables that say what happened and when, which a run that was killed changes."""
 WALL_TIME = {"run_id", "at", "first_seen_at", "complete_at", "modified_at", "requested_at", "started_at"}
 
