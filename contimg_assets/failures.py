@@ -21,8 +21,8 @@ anything else              no          no          yes        reason ``software_
 
 *In the run*: Dagster's retry policy of the step. *Later*: the sensor ``dead_letter_retries``. *Platform*: the failure says
 something about the platform and counts for the breaker of its stage; one bad observation does not. A process that is
-killed or crashes (a fault in CASA) raises nothing here: the run is lost, Dagster retries it (``dagster.yaml``), and its
-dead letter says ``process_lost``.
+killed or crashes raises nothing here: the run is lost, Dagster retries it (``dagster.yaml``), and its dead letter says
+``process_lost``. CASA and WSClean are processes of their own: their crash is a transient ResourceError (``engine_crashed``).
 """
 
 import errno
@@ -41,7 +41,15 @@ from contimg_assets.publishing import publish_after_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
 from contimg_resources.deadlines import time_limit
-from contimg_resources.errors import ProductMissingError, RawFileError, ResourceError, StageTimeoutError, StoreError
+from contimg_resources.errors import (
+    DiskFullError,
+    ProductMissingError,
+    RawFileError,
+    ResourceError,
+    StageTimeoutError,
+    StoreError,
+)
+from contimg_resources.full_disks import FULL_DISK_ERRORS
 from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
@@ -50,13 +58,12 @@ from contimg_resources.store.records import keep_rows
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For errors that can pass; those that cannot raise a Failure that forbids retries."""
 
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _OS_REASONS = (
     (
-        _FULL_DISK,
+        FULL_DISK_ERRORS,
         "disk_full",
         True,
         "Free space: measurement sets are the largest products, and are made again from the raw files.",
@@ -186,5 +193,5 @@ def _remember(store: Store, partition_key: str, verdict: Verdict, context: dg.As
                 [verdict.status, verdict.reason_code, partition_key],
             )
             keep_rows(connection, "observation", [partition_key])
-    except StoreError as error:
+    except (StoreError, DiskFullError) as error:
         context.log.warning(f"the store could not be told the reason {verdict.reason_code}: {error}")

@@ -1,7 +1,7 @@
 """CASA, kept behind one door: the only file that names casatools and casatasks.
 
 What belongs here: starting CASA without a network and running its tasks with errors of ours. What does not: measurement
-sets and calibration tables, which python-casacore reads and writes faster.
+sets and calibration tables, which python-casacore reads and writes faster, and the process that tasks run in (``casa_process``).
 
 CASA is the extra ``casa``: the platform works without it, and it is the reference our own engines are compared with. It
 refuses to start without measures data; the package ``casadata`` has them, named by a site configuration file that
@@ -13,13 +13,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from contimg_resources.casa_process import run_in_casa_process
 from contimg_resources.errors import CasaError, ProductMissingError
+from contimg_resources.full_disks import disk_full, says_disk_is_full
 
 _SITE_CONFIGURATION = """\
 import casadata
@@ -48,7 +49,7 @@ def demo_uvfits() -> Path:
 
 
 def run_task(name: str, **parameters: Any) -> Any:
-    """Run a CASA task, e.g. ``run_task("applycal", vis="x.ms", gaintable=["g.cal"])``.
+    """Run a CASA task in a process of its own, e.g. ``run_task("applycal", vis="x.ms", gaintable=["g.cal"])``.
 
     Parameters
     ----------
@@ -66,13 +67,25 @@ def run_task(name: str, **parameters: Any) -> Any:
     ------
     CasaError
         If CASA is not installed or the task fails; the message carries CASA's own.
+    DiskFullError
+        If it fails because the disk is full.
+    EngineCrashError
+        If CASA is killed or crashes.
     """
-    task = getattr(_tasks(), name)
+    require_installed()
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
+    return run_in_casa_process(name, plain)
+
+
+def perform_task(name: str, parameters: dict[str, Any], folder: Path) -> Any:
+    """Run a task in this process, which CASA may crash; errors as ``run_task``. ``folder`` takes what CASA leaves."""
+    task = getattr(_tasks(folder), name)
     try:
-        result = task(**plain)
+        result = task(**parameters)
     # CASA's tasks raise whatever their C++ and Python layers raise; AssertionError is their parameter check.
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+        if says_disk_is_full(error):
+            raise disk_full(f"CASA's task {name} ran") from error
         raise task_failed(name, str(error)) from error
     if result is False:
         raise task_failed(name, "False")
@@ -89,10 +102,8 @@ def import_uvfits(uvfits: Path, ms_path: Path) -> None:
 
 
 @cache
-def _tasks() -> ModuleType:
-    """Import casatasks once, configured to work offline and to leave no log files about."""
-    require_installed()
-    folder = Path(tempfile.mkdtemp(prefix="contimg-casa-"))
+def _tasks(folder: Path) -> ModuleType:
+    """Import casatasks once, configured to work offline and to leave no log files but in a folder."""
     site = folder / "casasite.py"
     site.write_text(f"{_SITE_CONFIGURATION}logfile = {str(folder / 'casa.log')!r}\n", encoding="utf-8")
     os.environ["CASASITECONFIG"] = str(site)

@@ -10,6 +10,7 @@ Drawn as a tree::
     ├── DiskFullError               no space left; free some, then retry
     ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
     ├── EngineError                 an outside engine (WSClean, AOFlagger) is not installed or failed
+    │   └── EngineCrashError        the process of an engine (WSClean, CASA) was killed or crashed; transient
     ├── StageTimeoutError           a stage took longer than its limit and was ended
     ├── BrokerError                 the broker of a cluster does not answer; transient
     ├── CircuitOpenError            an outside service failed so often that it is not asked for a while; transient
@@ -21,6 +22,8 @@ Data that are readable but unusable are ``science.errors.DataError``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class ResourceError(Exception):
@@ -41,6 +44,16 @@ class ResourceError(Exception):
             self.reason_code = reason_code
         found = f": got {got}, expected {expected}" if got or expected else ""
         super().__init__(f"{what}{found}. {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes (CASA's): made anew without the constructor, whose arguments are not kept."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ResourceError], arguments: tuple[Any, ...], state: dict[str, Any]) -> ResourceError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class SettingsError(ResourceError):
@@ -84,6 +97,13 @@ class EngineError(ResourceError):
     """Raise when a program or package that was chosen as an engine is missing or fails; CASA has its own error."""
 
     reason_code = "engine_failed"
+
+
+class EngineCrashError(EngineError):
+    """Raise when the process of an engine, CASA's included, is ended by a signal or ends without an answer."""
+
+    transient = True
+    reason_code = "engine_crashed"
 
 
 class StageTimeoutError(ResourceError):

@@ -7,7 +7,6 @@ calibration tables and FITS are in their own modules; the store is ``store``. Ra
 
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
 import json
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, Protocol
 import polars as pl
 
 from contimg_resources.errors import DiskFullError, ProductMissingError, ResourceError
+from contimg_resources.full_disks import disk_full, says_disk_is_full
 from contimg_resources.tracing import traced
 
 _PARTITION = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T-](\d{2}):?(\d{2}))?")
@@ -30,8 +30,6 @@ _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
-FULL_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a disk says that has no room."""
 
 
 class PublishedProducts(Protocol):
@@ -295,11 +293,9 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with _placed_whole(path) as stream:
             write(stream)
     except OSError as error:
-        if error.errno not in FULL_DISK_ERRORS:
+        if not says_disk_is_full(error):
             raise
-        raise DiskFullError(
-            f"The disk filled up while {path} was written", remedy="Free space, then retry; nothing was left behind."
-        ) from error
+        raise disk_full(f"{path} was written") from error
 
 
 def sync_names(folder: Path) -> None:

@@ -30,7 +30,7 @@ import dagster as dg
 from dagster._cli.api import execute_run_command
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
+from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
 
 from contimg_resources.deadlines import let_process_end
 from contimg_resources.tracing import finish_tracing
@@ -49,8 +49,16 @@ def _start_ticks(pid: int) -> str | None:
 
 
 def execute_run(serialized_arguments: str) -> None:
-    """Run in the forked process: what ``dagster api execute_run`` does, in a process group of its own."""
+    """Run in the forked process: what ``dagster api execute_run`` does, in a process group of its own.
+
+    The process names itself in the run's tags before the run starts. Were it named by the daemon that forked it, a daemon
+    killed in between would leave a run that its successor takes for lost and starts again beside it.
+    """
     os.setsid()
+    arguments = deserialize_value(serialized_arguments, ExecuteRunArgs)
+    if arguments.instance_ref is not None:
+        with dg.DagsterInstance.from_ref(arguments.instance_ref) as instance:
+            instance.add_run_tags(arguments.run_id, {_WORKER_TAG: f"{os.getpid()}:{_start_ticks(os.getpid())}"})
     warnings.filterwarnings("ignore", "Handling yaml-defined logging", category=dg.BetaWarning)
     let_process_end()
     callback = execute_run_command.callback
@@ -99,7 +107,7 @@ class WarmRunLauncher(RunLauncher[Any], ConfigurableClass):
         return self._context
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Fork the run's process and remember it in the run's tags."""
+        """Fork the run's process, which names itself in the run's tags."""
         run = context.dagster_run
         if run.job_code_origin is None:
             raise dg.DagsterInvariantViolationError(
@@ -111,7 +119,6 @@ class WarmRunLauncher(RunLauncher[Any], ConfigurableClass):
         process = self._fork_server().Process(target=execute_run, args=(serialize_value(arguments),), daemon=False)
         process.start()
         self._processes = {k: p for k, p in self._processes.items() if p.is_alive()} | {run.run_id: process}
-        self._instance.add_run_tags(run.run_id, {_WORKER_TAG: f"{process.pid}:{_start_ticks(process.pid or 0)}"})
 
     def _worker_pid(self, run_id: str) -> int | None:
         run = self._instance.get_run_by_id(run_id)

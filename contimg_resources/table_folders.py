@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contimg_resources.errors import CasaError, DiskFullError
+from contimg_resources.full_disks import disk_full, says_disk_is_full
 
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 """Of Linux's renameat2(2)."""
@@ -97,10 +98,8 @@ def casacore_errors(path: Path, action: str) -> Iterator[None]:
         yield
     except (RuntimeError, OSError) as error:
         message = str(error).strip()
-        if "No space left" in message or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-            raise DiskFullError(
-                f"the disk filled up: cannot {action} {path}", remedy="Free some space, then retry."
-            ) from error
+        if says_disk_is_full(error):
+            raise disk_full(f"casacore was to {action} {path}") from error
         raise CasaError(
             f"casacore cannot {action} {path}",
             got=message,

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from contimg_resources.engine_processes import bound_to_this_thread, crashed
 from contimg_resources.errors import EngineError
 from contimg_resources.fits_images import read_image, read_plane
 from contimg_resources.measurement_set_writer import write_measurement_set
@@ -102,22 +103,30 @@ def run_program(command: Sequence[str], folder: Path) -> str:
     ------
     EngineError
         If it cannot be started or ends with another status than 0.
+    EngineCrashError
+        If it is killed or crashes.
     """
     log = folder / "program.log"
     try:
         with log.open("wb") as stream:
             status = subprocess.run(  # noqa: S603 - a fixed argument list, no shell
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, cwd=folder, check=False
+                bound_to_this_thread(command),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                check=False,
             ).returncode
     except OSError as error:
         raise _not_installed(command[0], str(error)) from error
     printed = log.read_text(encoding="utf-8", errors="replace")
     if status != 0:
-        last = [line for line in printed.splitlines() if line.strip()][-_LAST_LINES:]
-        how = f"exit status {status}" if status > 0 else f"it was killed by signal {-status}"
+        last = "\n".join([line for line in printed.splitlines() if line.strip()][-_LAST_LINES:])
+        if status < 0:
+            raise crashed(command[0], status, last)
         raise EngineError(
-            f"{command[0]} failed", got=how + "; its last lines:\n" + "\n".join(last) + "\n", expected="exit status 0",
-            remedy="Look at its last lines; signal 9 mostly means that memory ran out.", reason_code="wsclean_failed",
+            f"{command[0]} failed", got=f"exit status {status}; its last lines:\n{last}\n", expected="exit status 0",
+            remedy="Look at its last lines.", reason_code="wsclean_failed",
         )  # fmt: skip
     return printed
 

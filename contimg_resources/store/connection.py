@@ -26,6 +26,7 @@ import stamina
 import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
+from contimg_resources.full_disks import disk_full, says_disk_is_full
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows, take_out_known_rows
 from contimg_resources.store.records import KEPT, keep_inserted, keep_rows, records_folder, set_records_folder
@@ -221,6 +222,8 @@ class Store:
         except duckdb.Error as error:
             if _is_locked(error):
                 raise self._busy(str(error)) from error
+            if says_disk_is_full(error):
+                raise disk_full(f"the store {self.path} was opened") from error
             raise StoreError(
                 f"The store {self.path} cannot be opened",
                 got=str(error),
@@ -384,6 +387,8 @@ def _named_errors(path: Path) -> Iterator[None]:
             reason_code="row_in_two_partitions",
         ) from error
     except duckdb.Error as error:
+        if says_disk_is_full(error):
+            raise disk_full(f"the store {path} was written") from error
         raise StoreError(
             f"The store {path} refused a statement",
             got=str(error).splitlines()[0],

@@ -28,7 +28,8 @@ from pathlib import Path
 import structlog
 
 from contimg_resources.errors import DiskFullError, ResourceError, TransferError
-from contimg_resources.products import FULL_DISK_ERRORS, file_hash, sync_names
+from contimg_resources.full_disks import says_disk_is_full
+from contimg_resources.products import file_hash, sync_names
 from contimg_resources.transfers.description import Chunk, Progress, Transfer
 from contimg_resources.uvh5_header import parse_file_name
 
@@ -254,7 +255,7 @@ def _append(part: Path, offset: int, content: bytes) -> None:
             while view:
                 view = view[stream.write(view) :]
     except OSError as error:
-        if error.errno not in FULL_DISK_ERRORS:
+        if not says_disk_is_full(error):
             raise
         os.truncate(part, offset)
         if offset == 0:

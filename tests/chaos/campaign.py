@@ -7,10 +7,10 @@ where half a product could be left) or a fraction of the time that the step take
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import time
@@ -26,13 +26,19 @@ from contimg_resources.products import Products
 from contimg_resources.store.connection import Store
 from contimg_resources.store.schema import TABLES
 
-OBSERVATION_CHAIN = ["gain_table", "continuum_image", "forced_photometry", "flux_scale"]
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
+LOGS |= {"alert_condition", "breaker", "breaker_event"}
 """Tables that say what happened and when, which a run that was killed changes."""
 WALL_TIME = {"run_id", "at", "first_seen_at", "complete_at", "modified_at", "requested_at", "started_at"}
-FULL_DISK_BYTES = 4096
-"""No file may grow beyond this once the disk is full."""
+
+_HOLDER = """
+import sys, time, duckdb
+connection = duckdb.connect(sys.argv[1], config={"storage_compatibility_version": "v1.0.0"})
+connection.execute("BEGIN; CREATE TABLE held (x INTEGER)")
+print("held", flush=True)
+time.sleep(2)
+"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,40 @@ class Trouble:
     kind: str = "none"
     operations: int = 0
     seconds: float = 0.0
+    spare_bytes: int = 0
+    """What a disk that fills up has left at that moment."""
 
 
-def _count_operations(trouble: Trouble) -> Callable[[], int]:
+ARRIVALS = Step("arrivals", "arrivals")
+KILLS = int(os.environ.get("KILLS", "10"))
+"""SIGKILLs in all; ``make chaos`` has 100."""
+DAEMON_ROUNDS = max(1, KILLS // 20)
+"""Campaigns under a daemon, of ``KILLS_PER_ROUND`` each. More kills of one campaign would use up the retries of its few runs, whose
+dead letters then wait for a person, as they should."""
+KILLS_PER_ROUND = {"worker": 1, "daemon": 2, "everything": 4}
+"""What is killed, each after so many runs that succeeded (the catalogue, the transit, its bandpass...)."""
+FILLER = "filler"
+"""File that takes up a disk, beside the data folder."""
+
+
+def hold_store(path: Path) -> subprocess.Popen[str]:
+    """A process that keeps the store for two seconds."""
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def fill_disk(filler: Path, spare_bytes: int) -> None:
+    """Write to a file until the disk is full, and give a little of it back."""
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as stream:
+        while True:
+            stream.write(bytes(1 << 20))
+    with filler.open("ab") as stream:
+        stream.truncate(max(0, filler.stat().st_size - spare_bytes))
+
+
+def _count_operations(trouble: Trouble, filler: Path) -> Callable[[], int]:
     """Count file operations of this process, and let the trouble happen at its point; give what reads the count."""
     n_operations = 0
 
@@ -66,8 +103,7 @@ def _count_operations(trouble: Trouble) -> Callable[[], int]:
         if n_operations == trouble.operations and trouble.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if n_operations == trouble.operations and trouble.kind == "disk full":
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK_BYTES, FULL_DISK_BYTES))
+            fill_disk(filler, trouble.spare_bytes)
 
     sys.addaudithook(hook)
     return lambda: n_operations
@@ -83,7 +119,7 @@ def _perform(step: Step, environment: dict[str, str], home: str, counted: Path, 
 
     os.environ.update(environment)
     with dg.DagsterInstance.local_temp(home) as instance:
-        counter = _count_operations(trouble)
+        counter = _count_operations(trouble, Path(environment["CONTIMG_DATA"]).with_name(FILLER))
         if step.job == "arrivals":
             observe_arrivals(Observatory())
             is_done = True
@@ -150,13 +186,14 @@ class Campaign:
         found = self.store.query("SELECT partition_key FROM observation ORDER BY calibrator NULLS LAST")
         transit, field = found["partition_key"].to_list()
         day = transit[:10]
+        hours = sorted({f"{key[:10]}-{key[11:13]}:00" for key in (transit, field)})
         return [
             Step("catalogue", "catalogue_job"),
             Step("conversion", "observation_job", transit, ("measurement_set",)),
             Step("calibration", "bandpass_job", day),
-            Step("imaging of the transit", "observation_job", transit, tuple(OBSERVATION_CHAIN)),
+            Step("whole transit", "observation_job", transit),
             Step("whole observation", "observation_job", field),
-            Step("mosaic", "mosaic_job", f"{field[:10]}-{field[11:13]}:00"),
+            *(Step(f"mosaic of {hour}", "mosaic_job", hour) for hour in hours),
             Step("day", "daily_job", day),
         ]
 
@@ -166,7 +203,9 @@ class Campaign:
         for table in sorted(set(TABLES) - LOGS):
             frame = self.store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")
             frame = frame.drop(name for name in frame.columns if name in WALL_TIME)
-            rows[table] = frame.with_columns(pl.col(pl.String).str.replace_all(str(self.root), "", literal=True))
+            for folder in (self.root, self.raw):
+                frame = frame.with_columns(pl.col(pl.String).str.replace_all(str(folder), "", literal=True))
+            rows[table] = frame
         return rows
 
     def products(self) -> dict[str, Any]:
@@ -200,3 +239,13 @@ def digest(path: Path, root: str) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text().replace(root, ""))
     return "a report" if path.suffix == ".html" else path.read_bytes()
+
+
+def assert_equal(disturbed: Campaign, undisturbed: Campaign) -> None:
+    """Store and products are equal, row by row and file by file."""
+    expected, found = undisturbed.content(), disturbed.content()
+    assert expected["light_curve"].height > 0
+    assert [table for table, rows in expected.items() if not rows.equals(found[table])] == []
+    products, made = undisturbed.products(), disturbed.products()
+    assert sorted(made) == sorted(products)
+    assert [place for place, content in products.items() if made[place] != content] == []
