@@ -140,7 +140,7 @@ def imaging_weights(
 def _briggs_factor(weights: Sequence[NDArray[np.float32]], density: NDArray[np.float32], robust: float) -> float:
     """The f^2 of the module's formula."""
     total = sum(float(band.sum(dtype=np.float64)) for band in weights)
-    squares = np.sum(density**2, axis=1, dtype=np.float64)
+    squares: NDArray[np.float64] = np.sum(density**2, axis=1, dtype=np.float64)
     mean_density = float(squares[1:].sum() + 0.5 * squares[0]) / total
     return float((5.0 * 10.0**-robust) ** 2 / mean_density)
 
