@@ -120,7 +120,6 @@ class Cluster:
             "CONTIMG_SEASON_END": "2026-02-12",
             "CONTIMG_CLUSTER__SIGN_OF_LIFE_S": "1",
             "CONTIMG_CLUSTER__LOST_AFTER_S": "16",
-            "CONTIMG_DAGSTER_URL": f"http://127.0.0.1:{first}",
             "CONTIMG_LOG_LEVEL": "warning",
             "NUMBA_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",

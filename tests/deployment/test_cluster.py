@@ -108,7 +108,8 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     """Both are killed while images are made again, come back, all images are made, and all rows are the same."""
     before = makers_of_images(cluster)
     day = embedded.store.query("SELECT min(partition_key[:10]) AS day FROM observation").item()
-    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES)
+    url = cluster.state()["dagster"]
+    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES, "--dagster-url", url)
     assert asked.returncode == 0, asked.stderr
     with cluster.instance() as instance:
         wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
