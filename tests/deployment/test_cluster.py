@@ -116,7 +116,7 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
         for service, pause_s in (("redis", 5.0), ("postgres", 0.0)):
             killed = cluster.kill(service)
             time.sleep(pause_s)
-            assert not is_open(cluster.ports[service])
+            wait_for(lambda port=cluster.ports[service]: not is_open(port), 10, f"{service} is gone")
         wait_for(lambda: is_open(cluster.ports["postgres"]), 10 * RESTART_AFTER_S, "PostgreSQL is back")
         away_s = time.monotonic() - killed
         wait_for(
