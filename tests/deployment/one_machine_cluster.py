@@ -96,8 +96,8 @@ def run_embedded(campaign: Campaign) -> None:
 def different(embedded: Campaign, other: Campaign) -> list[str]:
     """Tables whose rows differ.
 
-    Tables ``breaker`` and ``alert_condition`` say what failed and when. Checks of raw files are judged with the transit's conversion when the sensor
-    asks for it, and not by the steps of the embedded run here.
+    Tables ``breaker`` and ``alert_condition`` say what failed and when. Checks of raw files are judged with the transit's
+    conversion when the sensor asks for it, and not by the steps of the embedded run here.
     """
     expected, found = (
         {table: rows for table, rows in campaign.content().items() if table not in {"breaker", "alert_condition"}}
