@@ -132,6 +132,7 @@ def measure(n_workers: int) -> float:
     with cluster(n_workers):
         began = time.time()
         asked = [*CONTIMG, "backfill", "--from", DAY, "--to", DAY, "--assets", ASSETS]
+        asked += ["--dagster-url", f"http://127.0.0.1:{DAGSTER}"]
         subprocess.run(asked, check=True, stdout=subprocess.DEVNULL)
         done = wait_for(lambda: finished_since(began), "the backfill is done")
         if any(run["status"] != "SUCCESS" for run in done):

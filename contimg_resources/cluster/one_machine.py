@@ -27,6 +27,7 @@ from contimg_resources.errors import ResourceError
 _PROJECT = Path(__file__).resolve().parents[2]
 _POSTGRES_FOLDERS = "/usr/lib/postgresql"
 _DATABASE = _USER = "contimg"
+_STARTING_S = 120.0
 _WARM_MODULE = "contimg_assets.warm"
 
 
@@ -167,10 +168,12 @@ class OneMachine:
     def _make_database(self) -> None:
         import sqlalchemy as db
 
+        from contimg_resources.cluster.postgres_storage import patient_connection
+
         password = self._secret("postgres_password")
         url = db.URL.create("postgresql+psycopg2", _USER, password, "127.0.0.1", self.ports.postgres, "postgres")
         engine = db.create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with patient_connection(engine, _STARTING_S) as connection:  # its port is open before it answers
             exists = connection.execute(db.text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": _DATABASE})
             if exists.first() is None:
                 connection.execute(db.text(f"CREATE DATABASE {_DATABASE}"))

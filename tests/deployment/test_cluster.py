@@ -108,14 +108,15 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     """Both are killed while images are made again, come back, all images are made, and all rows are the same."""
     before = makers_of_images(cluster)
     day = embedded.store.query("SELECT min(partition_key[:10]) AS day FROM observation").item()
-    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES)
+    url = cluster.state()["dagster"]
+    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES, "--dagster-url", url)
     assert asked.returncode == 0, asked.stderr
     with cluster.instance() as instance:
         wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
         for service, pause_s in (("redis", 5.0), ("postgres", 0.0)):
             killed = cluster.kill(service)
             time.sleep(pause_s)
-            assert not is_open(cluster.ports[service])
+            wait_for(lambda port=cluster.ports[service]: not is_open(port), 10, f"{service} is gone")
         wait_for(lambda: is_open(cluster.ports["postgres"]), 10 * RESTART_AFTER_S, "PostgreSQL is back")
         away_s = time.monotonic() - killed
         wait_for(
