@@ -6,12 +6,14 @@ What belongs here: rows of table ``heartbeat`` and the question who has gone qui
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import polars as pl
 
 from contimg_resources.store.connection import Store
+from contimg_resources.store.frames import fit_frame
+from contimg_resources.store.schema import TABLES
 
 SENSOR_INTERVAL_S = 60.0
 """How often the arrival sensor says that it lives (it looks more often)."""
@@ -47,15 +49,20 @@ class Silence:
 
 def note_heartbeats(store: Store, beats: Iterable[Heartbeat]) -> None:
     """Keep the newest sign of life of each; an older one does not overwrite a newer."""
+    frame = pl.DataFrame([asdict(beat) for beat in beats], infer_schema_length=None)
+    if frame.is_empty():
+        return
+    newest = frame.sort("last_at", maintain_order=True).unique("name", keep="last")
+    fitted = fit_frame(TABLES["heartbeat"], newest, partial=True)
     with store.transaction() as connection:
-        for beat in beats:
-            connection.execute(
-                "INSERT INTO heartbeat (name, kind, host, last_at, interval_s, detail) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, host = excluded.host,"
-                " interval_s = excluded.interval_s, detail = excluded.detail,"
-                " last_at = greatest(heartbeat.last_at, excluded.last_at)",
-                [beat.name, beat.kind, beat.host, beat.last_at, beat.interval_s, beat.detail],
-            )
+        connection.register("incoming_rows", fitted)
+        connection.execute(
+            "INSERT INTO heartbeat (name, kind, host, last_at, interval_s, detail)"
+            " SELECT name, kind, host, last_at, interval_s, detail FROM incoming_rows"
+            " ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, host = excluded.host,"
+            " interval_s = excluded.interval_s, detail = excluded.detail,"
+            " last_at = greatest(heartbeat.last_at, excluded.last_at)"
+        ).fetchall()
 
 
 def gone_quiet(store: Store, now: datetime, *, intervals: float = _INTERVALS_MISSED) -> list[Silence]:
