@@ -82,7 +82,7 @@ def test_missing_store_is_no_error_and_a_damaged_one_is(run, data_folder):
     Products(data_folder).store_path.write_bytes(b"no database" * 1000)
     result = run("--json")
     assert findings(result)["store"]["state"] == "error"
-    assert "contimg backfill" in findings(result)["store"]["remedy"]
+    assert "contimg store rebuild" in findings(result)["store"]["remedy"]
     assert result.exit_code == 1
 
 

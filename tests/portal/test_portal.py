@@ -239,7 +239,7 @@ def test_damaged_store_is_explained(data_folder, served):
     Products(settings.data).store_path.write_bytes(b"no database" * 1000)
     with served(settings) as client:
         answer = client.get("/")
-        assert (answer.status_code, "contimg backfill" in answer.text) == (503, True)
+        assert (answer.status_code, "contimg store rebuild" in answer.text) == (503, True)
         assert client.get("/health").json()["status"] == "unhealthy"
         assert client.get("/health/ready").status_code == 503
 

@@ -249,7 +249,7 @@ def test_a_file_without_tables_is_no_store(tmp_path):
 
 def test_missing_damaged_and_foreign_stores_are_told_apart(tmp_path):
     """A store that is not there, is not a database, or has another version says so and what to do."""
-    with pytest.raises(StoreError, match="contimg backfill") as caught:
+    with pytest.raises(StoreError, match="contimg store rebuild") as caught:
         Store(tmp_path / "absent.duckdb").query("SELECT 1")
     assert caught.value.reason_code == "store_missing"
     (tmp_path / "damaged.duckdb").write_bytes(b"no database" * 1000)
