@@ -11,7 +11,6 @@ import polars as pl
 from contimg_assets.partitions import day_mjd_range
 from contimg_assets.photometry import FULL_BAND
 from contimg_assets.report_layout import Picture, QualityReport
-from contimg_assets.report_pictures import pictures_of_calibration, pictures_of_images
 from contimg_assets.source_pictures import completeness_grid, eta_v_plane, image_injection_plot, light_curve_plot
 from contimg_resources.products import Products
 from contimg_resources.store.connection import Store
@@ -23,6 +22,7 @@ _MOST_CANDIDATES = 4
 
 def gather_report(store: Store, products: Products, day: str, run_id: str) -> QualityReport:
     """Collect everything the report of one day shows."""
+    from contimg_assets.report_pictures import pictures_of_calibration, pictures_of_images  # casacore
 
     def of_day(table: str, *, where: str = "") -> pl.DataFrame:
         return store.query(f"SELECT * FROM {table} WHERE {_OF_DAY} {where} ORDER BY ALL", [day, day])  # noqa: S608 (own names)

@@ -227,6 +227,7 @@ class Store:
             key = os.getpid(), self.path
             if key not in _ENGINES:
                 _ENGINES[key] = duckdb.connect(":memory:")
+                _ENGINES[key].execute("SET enable_progress_bar = false")  # it is written to stdout
             return _ENGINES[key]
 
     def _detach(self, connection: duckdb.DuckDBPyConnection) -> None:
