@@ -22,8 +22,7 @@ _MOST_CANDIDATES = 4
 
 def gather_report(store: Store, products: Products, day: str, run_id: str) -> QualityReport:
     """Collect everything the report of one day shows."""
-    # casacore, which only a running asset needs
-    from contimg_assets.report_pictures import pictures_of_calibration, pictures_of_images
+    from contimg_assets.report_pictures import pictures_of_calibration, pictures_of_images  # casacore
 
     def of_day(table: str, *, where: str = "") -> pl.DataFrame:
         return store.query(f"SELECT * FROM {table} WHERE {_OF_DAY} {where} ORDER BY ALL", [day, day])  # noqa: S608 (own names)

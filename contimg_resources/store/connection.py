@@ -237,6 +237,7 @@ class Store:
             key = os.getpid(), self.path
             if key not in _ENGINES:
                 _ENGINES[key] = duckdb.connect(":memory:")
+                _ENGINES[key].execute("SET enable_progress_bar = false")  # it is written to stdout
                 if self.keeps_rows:
                     set_records_folder(_ENGINES[key], records_folder(self.path))
             return _ENGINES[key]
