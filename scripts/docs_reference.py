@@ -110,14 +110,14 @@ def settings() -> str:
 @_page("reference/commands.md")
 def commands() -> str:
     """Every command with its first sentence and its options."""
-    import click
     import typer
 
     from contimg_portal.cli import app
 
-    def walk(command: click.Command, name: str) -> Iterator[str]:
-        options = [p for p in command.params if isinstance(p, click.Option) and "--help" not in p.opts]
-        arguments = [p.name.upper() for p in command.params if isinstance(p, click.Argument) and p.name]
+    # Any: typer brings a click of its own, whose classes are not those of the package click.
+    def walk(command: Any, name: str) -> Iterator[str]:
+        options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
+        arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
         if not hasattr(command, "commands") or options:
             yield f"## {name}\n\n`{' '.join([name, *arguments])}`\n\n{inspect.cleandoc(command.help or '')}\n"
             rows = [(f"`{'`, `'.join(o.opts)}`", getattr(o, "help", "") or "") for o in options]
