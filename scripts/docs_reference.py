@@ -114,6 +114,7 @@ def commands() -> str:
 
     from contimg_portal.cli import app
 
+    # Any: typer brings a click of its own, whose classes are not those of the package click.
     def walk(command: Any, name: str) -> Iterator[str]:
         options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
         arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument" and p.name]

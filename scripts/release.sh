@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 rm -rf dist
 mkdir dist
 .venv/bin/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
-.venv/bin/python - <<'PYTHON'
+.venv/bin/python - >/dev/null <<'PYTHON'
 from setuptools import build_meta
 
 build_meta.build_sdist("dist")

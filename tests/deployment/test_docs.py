@@ -67,6 +67,7 @@ def test_the_reference_holds_what_the_code_has(site):
     assert all(environment_name(name) in pages["settings"] for name in Settings.model_fields if name not in _sections())
     assert "/api/v1/candidates/{candidate_id}/review" in pages["api"]
     assert "contimg dead-letters retry" in pages["commands"]
+    assert "<code>--engine</code>" in pages["commands"]
     assert "contimg_metrics_source_up" in pages["metrics"]
     assert "daemon_heartbeat_age_s" in pages["metrics"]
 
