@@ -1,4 +1,4 @@
-"""Figures drawn once and filled with other numbers each time: Bokeh takes 20 ms to make a document, filling one takes 0.2.
+"""Figures drawn once and filled with other numbers each time: making Bokeh's document anew for each page costs far more.
 
 What belongs here: finding the named parts of Bokeh's document and putting numbers into them. What a figure looks like is
 ``plots.py``. A document keeps its ids, so that the page's script sees that a figure has not changed.
