@@ -115,11 +115,12 @@ def _file(path: Path, text: str) -> Path:
 
 
 def files(root: Path) -> dict[str, tuple[str, int]]:
-    """Hash and time of every product and raw file that lies here under its name."""
+    """Hash and time of every product and raw file that lies here under its name; the store's own rows are not among them."""
     found = {}
     for folder in (root / "incoming", root / "data" / "products"):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            parts = path.relative_to(root).parts
+            if path.is_file() and "store_rows" not in parts and not any(part.startswith(".") for part in parts):
                 found[str(path.relative_to(root))] = (file_hash(path), path.stat().st_mtime_ns)
     return found
 
