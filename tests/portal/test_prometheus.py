@@ -221,6 +221,7 @@ def prometheus(folder, targets: list[str], rules):
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            until(lambda: client.get("/-/ready").is_success, 30, "Prometheus is ready")
             yield client
     finally:
         process.terminate()
