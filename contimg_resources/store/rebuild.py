@@ -155,7 +155,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: Table, frames: Sequenc
         return 0
     rows = pl.concat(frames, how="diagonal_relaxed").unique(table.key, keep="last", maintain_order=True)
     fitted = fit_frame(table, rows)
-    if not table.is_indexed:
+    if table.is_partitioned and not table.is_indexed:
         for (partition_key,), some in fitted.group_by(["partition_key"], maintain_order=True):
             note_content(connection, table, some, str(partition_key))
     if KEPT.get(table.name) == OF_HISTORY:  # whoever follows events reads them in the order in which they were written

@@ -246,7 +246,8 @@ def assert_equal(disturbed: Campaign, undisturbed: Campaign) -> None:
     """Store and products are equal, row by row and file by file."""
     expected, found = undisturbed.content(), disturbed.content()
     assert expected["light_curve"].height > 0
-    assert [table for table, rows in expected.items() if not rows.equals(found[table])] == []
+    different = [table for table, rows in expected.items() if not rows.equals(found[table])]
+    assert not different, "\n".join(f"{table}: expected {expected[table]}, found {found[table]}" for table in different)
     products, made = undisturbed.products(), disturbed.products()
     assert sorted(made) == sorted(products)
     assert [place for place, content in products.items() if made[place] != content] == []

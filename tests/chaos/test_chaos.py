@@ -91,7 +91,8 @@ def test_a_full_disk_and_a_held_store_leave_no_trace(undisturbed: Campaign, smal
         spare_bytes = int(rng.integers(0, 200_000))
         failed += [step.name] * (campaign.run(step, Trouble("disk full", operations, spare_bytes=spare_bytes)) != 0)
         filler.unlink(missing_ok=True)
-        made = campaign.products()
+        # Rows of observations change until the last step: the store is compared when all is done.
+        made = {place: content for place, content in campaign.products().items() if not place.startswith("store_rows/")}
         assert [place for place, content in made.items() if expected.get(place) != content] == [], step.name
         if step.name == "day":
             holder = hold_store(campaign.store.path)

@@ -143,14 +143,15 @@ def _socket(platform, user=None, origin=None):
         additional_headers=headers,
         origin=origin,
         proxy=None,
+        open_timeout=60,
     )
 
 
 def _over_socket(socket, query):
     socket.send(json.dumps({"type": "connection_init"}))
-    assert json.loads(socket.recv(timeout=20))["type"] == "connection_ack"
+    assert json.loads(socket.recv(timeout=60))["type"] == "connection_ack"
     socket.send(json.dumps({"type": "start", "id": "1", "payload": {"query": query, "variables": {}}}))
-    return json.loads(socket.recv(timeout=20))
+    return json.loads(socket.recv(timeout=60))
 
 
 def test_the_shipped_configuration_is_valid(tmp_path):
