@@ -220,11 +220,11 @@ class Campaign:
         tables = [path for path in places if path.suffix in {".ms", ".bcal", ".gcal"}]
         files = [path for path in places if path.is_file() and not any(table in path.parents for table in tables)]
         files = [path for path in files if not LOGS & set(path.relative_to(folder).parts)]
-        return {str(path.relative_to(folder)): digest(path, str(self.root)) for path in [*tables, *files]}
+        return {str(path.relative_to(folder)): digest(path, (self.root, self.raw)) for path in [*tables, *files]}
 
 
-def digest(path: Path, root: str) -> Any:
-    """What a product says, in a form that can be compared; the report carries the time it was made."""
+def digest(path: Path, places: tuple[Path, ...]) -> Any:
+    """What a product says, without the folders it names, in a form to compare; the report carries the time it was made."""
     from contimg_resources.calibration_tables import content_hash
     from contimg_resources.measurement_sets import read_measurement_set
 
@@ -236,9 +236,14 @@ def digest(path: Path, root: str) -> Any:
     if path.suffix == ".parquet":
         rows = pl.read_parquet(path)
         rows = rows.drop(name for name in rows.columns if name in WALL_TIME)
-        return rows.with_columns(pl.col(pl.String).str.replace_all(root, "", literal=True)).rows()
+        for place in places:
+            rows = rows.with_columns(pl.col(pl.String).str.replace_all(str(place), "", literal=True))
+        return rows.rows()
     if path.suffix == ".json":
-        return json.loads(path.read_text().replace(root, ""))
+        text = path.read_text()
+        for place in places:
+            text = text.replace(str(place), "")
+        return json.loads(text)
     return "a report" if path.suffix == ".html" else path.read_bytes()
 
 
@@ -250,4 +255,7 @@ def assert_equal(disturbed: Campaign, undisturbed: Campaign) -> None:
     assert not different, "\n".join(f"{table}: expected {expected[table]}, found {found[table]}" for table in different)
     products, made = undisturbed.products(), disturbed.products()
     assert sorted(made) == sorted(products)
-    assert [place for place, content in products.items() if made[place] != content] == []
+    differing = [place for place, content in products.items() if made[place] != content]
+    assert not differing, (
+        f"other content: {differing}, e.g. {made[differing[0]]!r:.500}, not {products[differing[0]]!r:.500}"
+    )
