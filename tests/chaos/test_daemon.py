@@ -37,8 +37,7 @@ def expected_of(undisturbed: Campaign) -> list[Expected]:
 
 
 @pytest.mark.xfail(
-    reason="open defect: it recovers within the limit, but when a run of the day's two observations was lost, the day made from the"
-    " other one alone is not always made again",
+    reason="open defect: it recovers within the limit, but the day's light curves then hold one of its two observations",
     strict=False,
 )
 @pytest.mark.parametrize("number", range(DAEMON_ROUNDS))
