@@ -21,9 +21,15 @@ OBSERVATION_FRESHNESS = dg.FreshnessPolicy.time_window(
 HOUR_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=9), warn_window=timedelta(hours=3))
 DAY_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 
-_new_data = dg.AutomationCondition.any_deps_updated().since(
-    dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+_updated = dg.AutomationCondition.any_deps_updated()
+_made_by_backfill = dg.AutomationCondition.newly_updated() & dg.AutomationCondition.executed_with_tags(
+    tag_keys={"dagster/backfill"}
 )
+_new_data = _updated.since((dg.AutomationCondition.newly_requested() | _made_by_backfill) & ~_updated)
+"""True from an update on until a request answers it. What was updated between the same two ticks as the answer may have come
+too late for its run, and stays. That a partition was made is no answer, for its run may have read before the update; that a
+backfill made it is one, for a backfill makes what it depends on first."""
+
 _is_settled = ~dg.AutomationCondition.any_deps_in_progress() & ~dg.AutomationCondition.in_progress()
 
 FOLLOWS_THE_DAY = (_new_data & _is_settled).with_label("new data of the day, nothing under way")

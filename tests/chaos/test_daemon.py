@@ -36,10 +36,6 @@ def expected_of(undisturbed: Campaign) -> list[Expected]:
     return [Expected(*pair) for pair in sorted(found, key=str)]
 
 
-@pytest.mark.xfail(
-    reason="open defect: it recovers within the limit, but the day's light curves then hold one of its two observations",
-    strict=False,
-)
 @pytest.mark.parametrize("number", range(DAEMON_ROUNDS))
 @pytest.mark.timeout(3600)
 def test_killed_daemons_and_runs_come_back_and_lose_nothing(

@@ -24,6 +24,7 @@ T = TypeVar("T")
 CONTIMG = [sys.executable, "-m", "contimg_portal.cli"]
 RESTART_AFTER_S = 30.0
 """How long a killed service stays away."""
+_END_OF_LOG = 4000
 BUSY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -144,6 +145,27 @@ class Cluster:
             capture_output=True,
             text=True,
         )
+
+    def story(self, instance: dg.DagsterInstance) -> str:
+        """What happened, for whoever reads of a failure: all runs, what holds runs back, and the ends of the logs."""
+        runs = [
+            f"{record.create_timestamp:%H:%M:%S} {record.dagster_run.job_name} {record.dagster_run.status.value}"
+            f" {record.dagster_run.tags.get('dagster/partition')} {record.dagster_run.tags.get('contimg/worker')}"
+            for record in reversed(instance.get_run_records(limit=100))
+        ]
+        beats = [str(row) for row in self.campaign.store.query("SELECT name, last_at, detail FROM heartbeat").rows()]
+        logs = [
+            f"--- {log.name}\n{log.read_text(errors='replace')[-_END_OF_LOG:]}"
+            for log in sorted((self.campaign.data / "cluster" / "logs").glob("*.log"))
+        ]
+        return "\n".join([*runs, *beats, *logs])
+
+    def wait_for(self, instance: dg.DagsterInstance, condition: Callable[[], T], seconds: float, what: str) -> T:
+        """`wait_for` that tells the story when it was in vain."""
+        try:
+            return wait_for(condition, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story(instance)}") from error
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:

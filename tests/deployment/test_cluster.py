@@ -93,9 +93,9 @@ def test_a_worker_killed_in_an_image_loses_nothing(cluster: Cluster, embedded: C
     assert httpx.get(f"{urls['portal']}/health/live", timeout=60).status_code == 200
     link_raw(small_campaign, cluster.campaign.root)
     with cluster.instance() as instance:
-        lost = wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
+        lost = cluster.wait_for(instance, lambda: imaging(instance), _PATIENCE_S, "an image is under way")
         cluster.kill(worker_of(lost))
-        wait_for(lambda: settled(instance, cluster, embedded), _PATIENCE_S, "all rows are equal")
+        cluster.wait_for(instance, lambda: settled(instance, cluster, embedded), _PATIENCE_S, "all rows are equal")
         assert instance.get_run_by_id(lost.run_id).status == dg.DagsterRunStatus.FAILURE
         again = instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": lost.run_id}))
         assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS]
@@ -112,14 +112,15 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES, "--dagster-url", url)
     assert asked.returncode == 0, asked.stderr
     with cluster.instance() as instance:
-        wait_for(lambda: imaging(instance), _PATIENCE_S, "an image is under way")
+        cluster.wait_for(instance, lambda: imaging(instance), _PATIENCE_S, "an image is under way")
         for service, pause_s in (("redis", 5.0), ("postgres", 0.0)):
             killed = cluster.kill(service)
             time.sleep(pause_s)
             wait_for(lambda port=cluster.ports[service]: not is_open(port), 10, f"{service} is gone")
         wait_for(lambda: is_open(cluster.ports["postgres"]), 10 * RESTART_AFTER_S, "PostgreSQL is back")
         away_s = time.monotonic() - killed
-        wait_for(
+        cluster.wait_for(
+            instance,
             lambda: not before & makers_of_images(cluster) and settled(instance, cluster, embedded),
             _PATIENCE_S,
             "all images are made again, and all rows are equal",
