@@ -16,6 +16,7 @@ StageTimeoutError          no          retried     yes        reason ``timeout``
 OSError that can pass      retried     retried     yes        ``disk_full``, ``io_error``, ``too_many_files``
 OSError that cannot        no          no          yes        ``file_missing``, ``no_permission``
 MemoryError                retried     retried     yes        reason ``out_of_memory``
+Dagster's database away    retried     retried     no         reason ``instance_unreachable``
 anything else              no          no          yes        reason ``software_error``
 =========================  =========  ==========  =========  ============================================
 
@@ -34,6 +35,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
+import sqlalchemy as db
 
 from contimg_assets.profiling import profiled_stage
 from contimg_assets.provenance import code_version
@@ -99,6 +101,16 @@ class Verdict:
     """Whether a retry after minutes or hours can help without anybody doing anything."""
     is_platform: bool = True
     """Whether it says something about the platform, not about one observation: breakers count only such failures."""
+
+
+INSTANCE_UNREACHABLE = Verdict(
+    "instance_unreachable",
+    "Look at Dagster's database: PostgreSQL, or the disk of DAGSTER_HOME. The run is started again by itself.",
+    retry_now=True,
+    retry_later=True,
+    is_platform=False,
+)
+"""Of a run whose statement was under way when the server died; whatever its stage did has nothing to do with it."""
 
 
 @contextmanager
@@ -169,6 +181,8 @@ def judge(error: Exception) -> Verdict:
     if isinstance(error, MemoryError):
         remedy = "Lower CONTIMG_THREADS or the runs at once in dagster.yaml, or give the machine more memory."
         return Verdict("out_of_memory", remedy, retry_now=True, retry_later=True)
+    if isinstance(error, (db.exc.OperationalError, db.exc.InterfaceError)):
+        return INSTANCE_UNREACHABLE
     if isinstance(error, OSError):
         return _judge_os_error(error)
     return Verdict("software_error", "A bug: the run's log has the traceback. Correct it, then retry.")

@@ -9,13 +9,14 @@ own, the latter one per asset, so that a page that ends in the middle loses noth
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from dagster import AssetRecordsFilter, RunStatusChangeRecordsFilter
 
+from contimg_assets.failures import INSTANCE_UNREACHABLE
 from contimg_resources.settings_recovery import TimeoutSettings
 from contimg_resources.store.dead_letters import StageFailure
 
@@ -25,6 +26,8 @@ _FIRST_LOOK = timedelta(days=1)
 _PARTITION_TAG = "dagster/partition"
 LETTER_TAG = "contimg/dead_letter"
 """Run tag: the dead letter that the run retries."""
+_OF_A_DATABASE = {"OperationalError", "InterfaceError"}
+"""Errors (PEP 249) of Dagster's own database, which end a step without anything of ours having raised."""
 _INTERRUPTED = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 _STARTED = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
 _ENDED = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SKIPPED}
@@ -160,6 +163,8 @@ def _raised(
     said = event.step_failure_data.user_failure_data
     known = {name: value.value for name, value in said.metadata.items()} if said is not None else {}
     error_class, message = _error_of(entry)
+    if not known and error_class in _OF_A_DATABASE:
+        known = asdict(INSTANCE_UNREACHABLE) | {"retry_can_help": INSTANCE_UNREACHABLE.retry_later}
     is_check = error_class == "DagsterAssetCheckFailedError"
     bug = "A bug or a wrong setting: the run's log has the traceback. Correct it, then retry."
     return StageFailure(

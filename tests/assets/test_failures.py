@@ -6,12 +6,14 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
+import sqlalchemy as db
 
 from contimg_assets.arrivals import observe_arrivals
 from contimg_assets.failures import PASSING_TROUBLE, UncalibratedError, judge
 from contimg_assets.science.errors import DataError
 from contimg_resources import errors
 from contimg_resources.settings_recovery import TimeoutSettings
+from contimg_sensors.run_events import failures_of_run
 
 
 def data_error(kind: type[DataError] = DataError) -> DataError:
@@ -47,6 +49,7 @@ def data_error(kind: type[DataError] = DataError) -> DataError:
         (MemoryError(), "out_of_memory", True, True, True, None),
         (np.exceptions.AxisError("axis"), "software_error", False, False, True, None),
         (RuntimeError("casacore"), "software_error", False, False, True, None),
+        (db.exc.OperationalError("INSERT", {}, Exception("gone")), "instance_unreachable", True, True, False, None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
@@ -57,6 +60,25 @@ def test_every_error_has_its_consequences(error, reason_code, now, later, is_pla
     assert (verdict.retry_now, verdict.retry_later, verdict.is_platform) == (now, later, is_platform)
     assert verdict.status == status
     assert verdict.remedy
+
+
+def test_a_step_that_the_database_ended_is_retried_and_no_fault_of_its_stage():
+    """Dagster's own statement failed, so nothing of ours could say what kind of failure it is."""
+
+    @dg.asset
+    def image() -> None:
+        raise db.exc.OperationalError("INSERT INTO event_logs", {}, Exception("server closed the connection"))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([image], instance=instance, raise_on_error=False).dagster_run
+        ended = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)[0]
+        (found,) = failures_of_run(instance, instance.get_run_by_id(run.run_id), ended, TimeoutSettings())
+    assert (found.asset, found.reason_code, found.retry_helps, found.is_platform) == (
+        "image",
+        "instance_unreachable",
+        True,
+        False,
+    )
 
 
 def test_every_asset_that_is_made_is_retried_and_has_a_time_limit():

@@ -97,6 +97,7 @@ class Cluster:
         self.environment = campaign.environment | {
             "CONTIMG_SEASON_START": "2026-01-08",
             "CONTIMG_SEASON_END": "2026-02-12",
+            "CONTIMG_DEAD_LETTERS__BASE_DELAY_S": "5",
             "CONTIMG_CLUSTER__SIGN_OF_LIFE_S": "1",
             "CONTIMG_CLUSTER__LOST_AFTER_S": "16",
             "CONTIMG_LOG_LEVEL": "warning",

@@ -59,8 +59,11 @@ def embedded(cluster: Cluster, small_campaign: Path, tmp_path_factory: pytest.Te
 
 
 def settled(instance: dg.DagsterInstance, cluster: Cluster, embedded: Campaign) -> bool:
-    """Whether nothing runs or waits, and all rows are those of the embedded platform."""
-    return not instance.get_runs_count(dg.RunsFilter(statuses=BUSY)) and not different(embedded, cluster.campaign)
+    """Whether nothing runs or waits, no failure is left, and all rows are those of the embedded platform."""
+    if instance.get_runs_count(dg.RunsFilter(statuses=BUSY)):
+        return False
+    left = cluster.campaign.store.query("SELECT count(*) FROM dead_letter WHERE status <> 'resolved'").item()
+    return left == 0 and not different(embedded, cluster.campaign)
 
 
 def imaging(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
