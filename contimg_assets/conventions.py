@@ -54,38 +54,30 @@ def follows_only(*keys: str) -> "dg.AutomationCondition[dg.AssetKey]":
 
 def per_observation(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
     """Arguments of an asset with one partition per observation."""
-    return {
-        "group_name": group,
-        "kinds": kinds,
-        "code_version": code_version,
+    return _arguments(group, kinds, code_version) | {
         "partitions_def": observations,
         "owners": [OBSERVERS],
-        "retry_policy": PASSING_TROUBLE,
         "freshness_policy": OBSERVATION_FRESHNESS,
     }
 
 
 def per_hour(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
     """Arguments of an asset with one partition per UTC hour."""
-    return {
-        "group_name": group,
-        "kinds": kinds,
-        "code_version": code_version,
+    return _arguments(group, kinds, code_version) | {
         "partitions_def": hours,
         "owners": [OBSERVERS],
-        "retry_policy": PASSING_TROUBLE,
         "freshness_policy": HOUR_FRESHNESS,
     }
 
 
 def per_day(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
     """Arguments of an asset with one partition per UTC day."""
-    return {
-        "group_name": group,
-        "kinds": kinds,
-        "code_version": code_version,
+    return _arguments(group, kinds, code_version) | {
         "partitions_def": days,
         "owners": [ASTRONOMERS],
-        "retry_policy": PASSING_TROUBLE,
         "freshness_policy": DAY_FRESHNESS,
     }
+
+
+def _arguments(group: str, kinds: set[str], code_version: str) -> dict[str, Any]:
+    return {"group_name": group, "kinds": kinds, "code_version": code_version, "retry_policy": PASSING_TROUBLE}

@@ -10,9 +10,9 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from contimg_resources.configurable import Observatory
+from tests.simulated import simulate_campaign
 
 CAMPAIGN = """
 [campaign]
@@ -77,19 +77,7 @@ class SmallTelescope:
 @pytest.fixture(scope="session")
 def small_campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw files and truth of a small campaign, simulated once."""
-    import typer
-
-    from contimg_portal.commands.simulate import simulate
-
-    folder = tmp_path_factory.mktemp("campaign")
-    (folder / "campaign.toml").write_text(CAMPAIGN)
-    app = typer.Typer()
-    app.command()(simulate)
-    result = CliRunner().invoke(
-        app, [str(folder / "campaign.toml"), "--out", str(folder / "incoming"), "--truth", str(folder / "truth")]
-    )
-    assert result.exit_code == 0, result.output
-    return folder
+    return simulate_campaign(tmp_path_factory.mktemp("campaign"), CAMPAIGN)
 
 
 def configure(root: Path, campaign: Path, incoming: Path) -> None:

@@ -5,27 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from contimg_portal.commands.simulate import simulate
 from tests.chaos.campaign import ARRIVALS, Campaign
+from tests.simulated import TEN_ANTENNAS, simulate_campaign
 
-CAMPAIGN = """
-[campaign]
-start_date = 2026-01-10
-n_days = 1
-seed = 5
-[array]
-n_antennas = 10
-max_baseline_m = 200.0
-channels_per_subband = 1
-n_integrations = 4
-[instrument]
-rfi_bursts = 0.0
-[[tiles]]
-name = "3C138"
-ra_deg = 80.291
+FIELD = """
 [[tiles]]
 name = "field"
 ra_deg = 79.0
@@ -35,14 +19,7 @@ ra_deg = 79.0
 @pytest.fixture(scope="session")
 def raw_campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw files and truth, simulated once."""
-    folder = tmp_path_factory.mktemp("campaign")
-    (folder / "campaign.toml").write_text(CAMPAIGN)
-    app = typer.Typer()
-    app.command()(simulate)
-    paths = [str(folder / "campaign.toml"), "--out", str(folder / "incoming"), "--truth", str(folder / "truth")]
-    result = CliRunner().invoke(app, paths)
-    assert result.exit_code == 0, result.output
-    return folder
+    return simulate_campaign(tmp_path_factory.mktemp("campaign"), TEN_ANTENNAS + FIELD)
 
 
 @pytest.fixture(scope="session")

@@ -10,28 +10,12 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store
 from tests.assets.conftest import configure
+from tests.simulated import TEN_ANTENNAS, simulate_campaign
 
-CAMPAIGN = """
-[campaign]
-start_date = 2026-01-10
-n_days = 1
-seed = 5
-[array]
-n_antennas = 10
-max_baseline_m = 200.0
-channels_per_subband = 1
-n_integrations = 4
-[instrument]
-rfi_bursts = 0.0
-[[tiles]]
-name = "3C138"
-ra_deg = 80.291
-"""
 FIELDS_RA_DEG = (86.0, 92.0, 98.0, 104.0, 110.0, 116.0, 122.0)
 
 
@@ -92,19 +76,8 @@ class Platform:
 @pytest.fixture(scope="session")
 def eight_observations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw files and catalogue of one transit and seven fields, simulated once."""
-    import typer
-
-    from contimg_portal.commands.simulate import simulate
-
-    folder = tmp_path_factory.mktemp("eight")
     tiles = "".join(f'[[tiles]]\nname = "field{i}"\nra_deg = {ra}\n' for i, ra in enumerate(FIELDS_RA_DEG))
-    (folder / "campaign.toml").write_text(CAMPAIGN + tiles)
-    app = typer.Typer()
-    app.command()(simulate)
-    paths = [str(folder / "campaign.toml"), "--out", str(folder / "incoming"), "--truth", str(folder / "truth")]
-    result = CliRunner().invoke(app, paths)
-    assert result.exit_code == 0, result.output
-    return folder
+    return simulate_campaign(tmp_path_factory.mktemp("eight"), TEN_ANTENNAS + tiles)
 
 
 def _instance(project_root: Path, home: Path) -> dg.DagsterInstance:

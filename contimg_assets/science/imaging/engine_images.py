@@ -27,6 +27,7 @@ from contimg_assets.science.imaging.gridding import Gridder
 from contimg_assets.science.imaging.imager import (
     average_in_uv_range,
     describe_bands,
+    describe_planes,
     make_images,
     measure_noise,
     plan_images,
@@ -173,33 +174,16 @@ def _planes(
     frequency_hz, beams, thermal_jy = describe_bands(vis, bands, weights, grid, noise_scale)
     totals = np.array([w.sum(dtype=np.float64) for w in weights])
     share = totals / totals.sum()
-    full = _plane(
-        made["full"],
-        np.tensordot(share, beams, axes=1).astype(np.float32),
-        grid.cell_arcsec,
-        settings,
-        name="full",
-        frequency_hz=float(np.sum(share * frequency_hz)),
-        bandwidth_hz=sum(band.bandwidth_hz for band in bands),
-        thermal_rms_jy_beam=float(np.sqrt(np.sum((share * thermal_jy) ** 2))),
-    )
-    if len(bands) == 1:
-        return (full,)
-    return (
-        full,
-        *(
-            _plane(
-                made[band.name],
-                beams[k],
-                grid.cell_arcsec,
-                settings,
-                name=band.name,
-                frequency_hz=frequency_hz[k],
-                bandwidth_hz=band.bandwidth_hz,
-                thermal_rms_jy_beam=float(thermal_jy[k]),
-            )
-            for k, band in enumerate(bands)
-        ),
+    shares = [share, *np.eye(len(bands))]
+    return tuple(
+        _plane(
+            made[said["name"]],
+            np.tensordot(of_bands, beams, axes=1).astype(np.float32),
+            grid.cell_arcsec,
+            settings,
+            **said,
+        )
+        for of_bands, said in zip(shares, describe_planes(bands, share, frequency_hz, thermal_jy), strict=False)
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,6 +241,51 @@ def describe_bands(
     return frequency_hz, beams, thermal_jy
 
 
+def describe_planes(
+    bands: Sequence[averaging.BandVisibilities],
+    share: NDArray[np.float64],
+    frequency_hz: Sequence[float],
+    thermal_jy: NDArray[np.float64],
+) -> list[dict[str, Any]]:
+    """What `ImagePlane` says of the full band and, where there are several, of each band.
+
+    Parameters
+    ----------
+    bands : sequence of BandVisibilities
+    share : (n_bands,) array
+        Of each band in the full one.
+    frequency_hz : sequence of float
+        Of each band, Hz.
+    thermal_jy : (n_bands,) array
+        Expected noise of each band, Jy/beam.
+
+    Returns
+    -------
+    list of dict
+        Name, frequency, bandwidth and expected noise; the full band first, alone where there is one band.
+    """
+    full = {
+        "name": "full",
+        "frequency_hz": float(np.sum(share * frequency_hz)),
+        "bandwidth_hz": sum(band.bandwidth_hz for band in bands),
+        "thermal_rms_jy_beam": float(np.sqrt(np.sum((share * thermal_jy) ** 2))),
+    }
+    if len(bands) == 1:
+        return [full]
+    return [
+        full,
+        *(
+            {
+                "name": band.name,
+                "frequency_hz": frequency,
+                "bandwidth_hz": band.bandwidth_hz,
+                "thermal_rms_jy_beam": float(expected),
+            }
+            for band, frequency, expected in zip(bands, frequency_hz, thermal_jy, strict=True)
+        ),
+    ]
+
+
 def _finish(
     vis: Visibilities,
     bands: Sequence[averaging.BandVisibilities],
@@ -260,33 +305,16 @@ def _finish(
         """What known sources add to a weighted mean of bands."""
         return restore.NO_SOURCES if known is None else known.placed(shares, noise_factor)
 
-    full = _plane(
-        _Parts(*(state.joint(cube) for cube in (state.residual, dirty, state.model, state.psf, beams))),
-        placed(share),
-        plan.grid.cell_arcsec,
-        settings,
-        name="full",
-        frequency_hz=float(np.sum(share * frequency_hz)),
-        bandwidth_hz=sum(band.bandwidth_hz for band in bands),
-        thermal_rms_jy_beam=float(np.sqrt(np.sum((share * thermal_jy) ** 2))),
-    )
-    if len(bands) == 1:
-        return (full,)
-    return (
-        full,
-        *(
-            _plane(
-                _Parts(state.residual[k], dirty[k], state.model[k], state.psf[k], beams[k]),
-                placed(np.eye(len(bands))[k]),
-                plan.grid.cell_arcsec,
-                settings,
-                name=band.name,
-                frequency_hz=frequency_hz[k],
-                bandwidth_hz=band.bandwidth_hz,
-                thermal_rms_jy_beam=float(thermal_jy[k]),
-            )
-            for k, band in enumerate(bands)
-        ),
+    cubes = (state.residual, dirty, state.model, state.psf, beams)
+    facts = describe_planes(bands, share, frequency_hz, thermal_jy)
+    shares = [share, *np.eye(len(bands))]
+    parts = [
+        _Parts(*(state.joint(cube) for cube in cubes)),
+        *(_Parts(*of_band) for of_band in zip(*cubes, strict=True)),
+    ]
+    return tuple(
+        _plane(part, placed(of_bands), plan.grid.cell_arcsec, settings, **said)
+        for part, of_bands, said in zip(parts, shares, facts, strict=False)  # one band is the full band
     )
 
 
