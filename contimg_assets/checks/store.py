@@ -18,7 +18,7 @@ STORE_AGREES = "store_agrees_with_products"
     description="Every row of the store has its product and every product its rows; statistics are those of the light curves.",
 )
 def store_agrees_with_products(context: dg.AssetCheckExecutionContext, observatory: Observatory) -> dg.AssetCheckResult:
-    """Look for missing products, orphans, doubled rows, products and rows that differ, rows not kept, and wrong statistics."""
+    """Look for whatever does not agree; the kinds are those of `Inconsistency`."""
     from contimg_assets.science.variability import variability_statistics
     from contimg_resources.store.consistency import inconsistencies
 

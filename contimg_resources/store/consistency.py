@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -38,6 +39,8 @@ _BELONGS_TO = (
     ("variability_statistics", "source_id", "source"),
 )
 """Table, column, and the register that must know its value. A candidate that is gone leaves its history: no orphan."""
+_FOLLOWS_WITHIN = timedelta(hours=1)
+"""After the fluxes of an observation, the light curves of its day."""
 _COMPARED = ("n_epochs", "weighted_mean_flux_jy", "modulation_index", "eta")
 _TOLERANCE = 1e-9
 
@@ -47,19 +50,30 @@ class Inconsistency:
     """One thing that does not agree, and where."""
 
     kind: str
-    """missing_product, orphan, doubled_row, rows_and_product_differ, rows_not_kept or wrong_statistics."""
+    """missing_product, orphan, doubled_row, rows_and_product_differ, rows_not_kept, out_of_date or wrong_statistics."""
     table: str
     subject: str
 
 
-def inconsistencies(store: Store, products: Products, recompute: Recompute) -> list[Inconsistency]:
-    """Everything that does not agree, in a fixed order; nothing for a sound store."""
+def inconsistencies(
+    store: Store, products: Products, recompute: Recompute, *, now: datetime | None = None
+) -> list[Inconsistency]:
+    """Everything that does not agree, in a fixed order; nothing for a sound store.
+
+    Parameters
+    ----------
+    store, products
+    recompute : callable
+    now : datetime, optional
+        Time at which a day should hold what was measured an hour ago, UTC without zone; that of the clock if left out.
+    """
     return [
         *_missing_products(store, products),
         *_orphans(store),
         *_doubled_rows(store),
         *_differing_products(store, products),
         *_rows_not_kept(store),
+        *_days_out_of_date(store, now or datetime.now(UTC).replace(tzinfo=None)),
         *_wrong_statistics(store, recompute),
     ]
 
@@ -116,6 +130,27 @@ def _rows_not_kept(store: Store) -> Iterator[Inconsistency]:
         for path in sorted(expected ^ set((folder / table).glob("*/*.parquet"))):
             why = "rows without this file (`contimg store keep`)" if path in expected else "a file without rows"
             yield Inconsistency("rows_not_kept", table, f"{path}: {why}")
+
+
+def _days_out_of_date(store: Store, now: datetime) -> Iterator[Inconsistency]:
+    """Days whose light curves, if any, were begun before fluxes of the day had been scaled."""
+    rows = store.query(
+        """
+        WITH scaled AS (
+            SELECT partition_key[:10] AS day, partition_key, started_at + to_microseconds((duration_s * 1e6)::BIGINT) AS ended_at
+            FROM stage_timing WHERE asset = 'flux_scale' AND stage = 'whole'
+        ), made AS (
+            SELECT partition_key AS day, started_at FROM stage_timing WHERE asset = 'light_curves' AND stage = 'whole'
+        )
+        SELECT day, min(partition_key) AS first, count(*) AS n FROM scaled LEFT JOIN made USING (day)
+        WHERE ended_at < $latest AND (started_at IS NULL OR started_at < ended_at) GROUP BY day ORDER BY day
+        """,
+        {"latest": now - _FOLLOWS_WITHIN},
+    )
+    for day, first, n in rows.iter_rows():
+        yield Inconsistency(
+            "out_of_date", "light_curve", f"{day}: made before the fluxes of {n} observations, the first {first}"
+        )
 
 
 def _wrong_statistics(store: Store, recompute: Recompute) -> Iterator[Inconsistency]:
