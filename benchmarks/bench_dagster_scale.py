@@ -11,6 +11,7 @@ little.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import socket
@@ -125,6 +126,7 @@ def measure_sensor_memory() -> dict[str, Any]:
     from contimg_resources.configurable import Observatory
     from contimg_sensors.arrivals import incoming_observations
 
+    logging.disable(logging.INFO)  # a line for each tick
     with dg.DagsterInstance.get() as instance:
 
         def tick(_number: int) -> None:
