@@ -1,22 +1,24 @@
 """A year of observations in Dagster: how long definitions, the arrival sensor, automation and a backfill take.
 
 Fills an instance of its own with a year's partitions (``dagster_year``, kept in ``.contimg/bench-dagster-scale``). Then measures
-the code that runs in production: the definitions loaded in a new process, the sensor function with 16 new files, 10,000 looks at
-the folder, the automation conditions (without Dagster's kept status of the partitions, and as after a restart), and a month's
-backfill asked of a running webserver and cancelled. The peer is the limit of the requirement. Beside each time,
-``…_cpu_s`` is the processor time it took: on a busy machine the former says little.
+the code that runs in production: the definitions loaded in a new process, the sensor function with 16 new files, the memory of
+10,000 looks at the folder and of 2,000 whole evaluations of the sensor, the automation conditions (without Dagster's kept
+status of the partitions, and as after a restart), and a month's backfill asked of a running webserver and cancelled. The peer
+is the limit of the requirement. Beside each time, ``…_cpu_s`` is the processor time it took: on a busy machine the former says
+little.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any
 from dagster_year import END, FOLDER, INCOMING, ROOT, environment, fill, observation_starts
 
 CURSOR = FOLDER / "automation_cursor.json"
-N_NEW, N_TICKS = 16, 10_000
+N_NEW, N_TICKS, N_SENSOR_TICKS = 16, 10_000, 2_000
 LIMITS_S = {
     "definitions": 5.0,
     "sensor_tick_16_new_files": 1.0,
@@ -96,29 +98,68 @@ def measure_sensor() -> dict[str, Any]:
 
 
 def measure_memory() -> dict[str, Any]:
-    """Resident memory after 100, 1,000 and 10,000 looks at the folder, five seconds apart by the clock they are given.
+    """Resident memory of 10,000 looks at the folder, five seconds apart by the clock they are given.
 
     That is fourteen hours: with every hour's look at all files, and every minute's heartbeat. The store's file gets the age it
     would have by then.
     """
-    import psutil
-
     from contimg_assets.arrivals import utc_now, watch_arrivals
     from contimg_resources.configurable import Observatory
     from contimg_resources.folder_watch import FolderWatch
 
-    observatory, process = Observatory(), psutil.Process()
+    observatory = Observatory()
     watch, now = FolderWatch(INCOMING, settle_s=2.0), utc_now()
+
+    def tick(number: int) -> None:
+        watch_arrivals(observatory, watch, now=now + timedelta(seconds=5 * number), patience_s=60.0)
+        written_s = observatory.store.path.stat().st_mtime
+        if written_s > time.time() - 5:
+            os.utime(observatory.store.path, (written_s - 60, written_s - 60))
+
+    return memory_of("ticks", tick, N_TICKS)
+
+
+def measure_sensor_memory() -> dict[str, Any]:
+    """Resident memory of 2,000 whole evaluations of the sensor: looks, wanted runs, gate and Dagster's own part."""
+    import dagster as dg
+
+    from contimg_resources.configurable import Observatory
+    from contimg_sensors.arrivals import incoming_observations
+
+    logging.disable(logging.INFO)  # a line for each tick
+    with dg.DagsterInstance.get() as instance:
+
+        def tick(_number: int) -> None:
+            context = dg.build_sensor_context(instance=instance, cursor=None, resources={"observatory": Observatory()})
+            incoming_observations(context)
+
+        return memory_of("sensor_ticks", tick, N_SENSOR_TICKS)
+
+
+def memory_of(name: str, tick: Callable[[int], None], n_ticks: int) -> dict[str, Any]:
+    """Do so many ticks; memory at forty points of the way, and the slope of the line through those after the first tenth.
+
+    Resident memory goes up and down by some ten MB with what allocators keep for a while, so two points say little.
+    """
+    import numpy as np
+    import psutil
+
+    process = psutil.Process()
     found: dict[str, Any] = {}
-    with timed(found, f"{N_TICKS}_ticks"):
-        for number in range(1, N_TICKS + 1):
-            watch_arrivals(observatory, watch, now=now + timedelta(seconds=5 * number), patience_s=60.0)
-            written_s = observatory.store.path.stat().st_mtime
-            if written_s > time.time() - 5:
-                os.utime(observatory.store.path, (written_s - 60, written_s - 60))
-            if number in {100, 1000, N_TICKS}:
-                found[f"memory_mb_after_{number}_ticks"] = process.memory_info().rss / 2**20
-                print(f"{number} ticks: {found[f'memory_mb_after_{number}_ticks']:.1f} MB", file=sys.stderr, flush=True)
+    points: list[tuple[int, float]] = []
+    with timed(found, f"{n_ticks}_{name}"):
+        for number in range(1, n_ticks + 1):
+            tick(number)
+            if number % (n_ticks // 40) == 0:
+                points.append((number, process.memory_info().rss / 2**20))
+                print(f"{number} {name}: {points[-1][1]:.1f} MB", file=sys.stderr, flush=True)
+    n, mb = np.array([point for point in points if point[0] >= n_ticks // 10]).T
+    found[f"memory_mb_after_{name}"] = {str(number): round(at_mb, 1) for number, at_mb in points}
+    found[f"memory_of_{name}_kb_per_1000"] = float(np.polyfit(n, mb, 1)[0]) * 1024 * 1000
+    found[f"memory_of_{name}_highest_mb"] = {
+        "first_half": float(mb[: len(mb) // 2].max()),
+        "second_half": float(mb[len(mb) // 2 :].max()),
+    }
     return found
 
 
@@ -246,6 +287,7 @@ PARTS = {
     "fill": fill,
     "sensor": measure_sensor,
     "memory": measure_memory,
+    "sensor_memory": measure_sensor_memory,
     "automation": measure_automation,
     "restarted": measure_restarted_automation,
     "backfill": measure_backfill,

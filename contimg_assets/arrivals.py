@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from contimg_assets.arrival_records import ExaminedFile, record_arrivals
 from contimg_assets.partitions import window_mjd_range
@@ -23,6 +24,7 @@ from contimg_resources.configurable import Observatory
 from contimg_resources.errors import ProductMissingError, RawFileError
 from contimg_resources.folder_watch import FileState, FolderWatch
 from contimg_resources.heartbeats import SENSOR_INTERVAL_S, WRITER_INTERVAL_S, Heartbeat, note_heartbeats
+from contimg_resources.process_memory import give_back_freed_memory
 from contimg_resources.store.connection import Store
 from contimg_resources.uvh5_header import parse_file_name, read_subband_header
 
@@ -107,6 +109,7 @@ def watch_arrivals(
     if watch.is_due(now_s):
         store.initialise()
         watch.remember(*_recorded_files(store, watch))
+        give_back_freed_memory()
     seen = watch.look(now_s)
     returned = _returned_files(store, watch, seen.quiet)
     watch.acknowledge(returned, [], now_s)
@@ -163,13 +166,17 @@ def _known_files(store: Store, partition_key: str) -> list[Path]:
 
 def _recorded_files(store: Store, watch: FolderWatch) -> tuple[dict[str, FileState], list[str]]:
     """What the store knows of the files that lie in the folder, and of those whose observation is not processed yet."""
-    names = watch.names()
-    rows = store.query(
-        "SELECT f.path, f.bytes, epoch_us(f.modified_at) AS modified_us, f.reason_code FROM raw_file f"
-        " LEFT JOIN observation o USING (observation_id) WHERE f.status <> 'removed' AND starts_with(f.path, $folder)"
-        " AND (o.status <> 'processed' OR f.path IN (SELECT $folder || unnest($names::VARCHAR[])))",
-        {"folder": f"{watch.folder}/", "names": names},
-    )
+    names = pl.DataFrame({"path": [f"{watch.folder}/{name}" for name in watch.names()]}, schema={"path": pl.String})
+    with store.reading() as connection:
+        connection.register(
+            "incoming_rows", names
+        )  # as a parameter, each of 40,000 names would be an object of DuckDB's
+        rows = connection.sql(
+            "SELECT f.path, f.bytes, epoch_us(f.modified_at) AS modified_us, f.reason_code FROM raw_file f"
+            " LEFT JOIN observation o USING (observation_id) WHERE f.status <> 'removed' AND starts_with(f.path, $folder)"
+            " AND (o.status <> 'processed' OR f.path IN (SELECT path FROM incoming_rows))",
+            params={"folder": f"{watch.folder}/"},
+        ).pl()
     states, suspect = {}, []
     for path, n_bytes, modified_us, reason_code in rows.iter_rows():
         name = path.rpartition("/")[2]  # a Path of each of 40,000 files: a second

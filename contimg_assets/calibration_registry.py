@@ -9,8 +9,11 @@ chosen, and what a person rejected stays rejected when the same is solved again.
 never silent.
 
 Races: two runs that solve one table write one folder, for its name is its content, and enter one row. A table superseded or
-rejected between the gains and the image of an observation is still the one ``calibration_use`` names, and lies where it lay: the
-image uses it, says so, and `contimg rebuild --calibration-table` finds it.
+rejected after an observation has chosen it is still the one ``calibration_use`` names, and lies where it lay: the observation ends
+with it, so that gains and image always belong together, its image says so (metadata ``calibration_tables``), and `contimg rebuild
+--out-of-use` finds all such observations. It asks what is used now, so one that chose just before the change and entered it
+just after is found too. Rejected: choosing again before imaging, with gains that were solved after another bandpass; and failing
+the run, which would lose the day's light curve to a change that may be small.
 
 Rejected: one path per partition with a history beside it, which would keep rows of tables that are gone.
 """
@@ -213,9 +216,18 @@ def register_use(
     store.replace("calibration_use", with_provenance(rows, context), partition_key=partition_key)
 
 
-def tables_used(observatory: Observatory, partition_key: str) -> list[Path]:
-    """Calibration tables of an observation in the order they are applied: bandpass, then gains where there are any."""
+def tables_used(observatory: Observatory, partition_key: str) -> list[dict[str, Any]]:
+    """Calibration tables that an observation has chosen, in the order they are applied: bandpass, then gains if there are any.
+
+    Returns
+    -------
+    list of dict
+        ``kind``, ``path``, ``content_hash`` and the present ``status`` of each: what was chosen while active may be superseded or
+        rejected by now, and is applied all the same.
+    """
     used = observatory.store.query(
-        "SELECT path FROM calibration_use WHERE partition_key = ? AND path IS NOT NULL ORDER BY kind", [partition_key]
+        "SELECT u.kind, u.path, t.content_hash, t.status FROM calibration_use u LEFT JOIN calibration_table t USING (path)"
+        " WHERE u.partition_key = ? AND u.path IS NOT NULL ORDER BY u.kind",
+        [partition_key],
     )
-    return [Path(path) for path in used["path"]]
+    return used.to_dicts()

@@ -13,6 +13,7 @@ ProductMissingError        no          no          no         reason ``product_m
 transient ResourceError    retried     retried     yes        reason code (``store_busy``, ``disk_full``...)
 other ResourceError        no          no          yes        reason code (``casatask_failed``...)
 StageTimeoutError          no          retried     yes        reason ``timeout``
+BreakerOpenError           no          retried     no count   reason ``breaker_open``
 OSError that can pass      retried     retried     yes        ``disk_full``, ``io_error``, ``too_many_files``
 OSError that cannot        no          no          yes        ``file_missing``, ``no_permission``
 MemoryError                retried     retried     yes        reason ``out_of_memory``
@@ -23,7 +24,9 @@ anything else              no          no          yes        reason ``software_
 *In the run*: Dagster's retry policy of the step. *Later*: the sensor ``dead_letter_retries``. *Platform*: the failure says
 something about the platform and counts for the breaker of its stage; one bad observation does not. A process that is
 killed or crashes raises nothing here: the run is lost, Dagster retries it (``dagster.yaml``), and its dead letter says
-``process_lost``. CASA and WSClean are processes of their own: their crash is a transient ResourceError (``engine_crashed``).
+``process_lost``. CASA and WSClean are processes of their own: their crash is a transient ResourceError (``engine_crashed``). What
+Dagster's automation requests of a stage whose breaker is not closed ends before it begins: its dead letter is retried when the
+breaker lets it.
 """
 
 import errno
@@ -44,6 +47,7 @@ from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
 from contimg_resources.deadlines import time_limit
 from contimg_resources.errors import (
+    BreakerOpenError,
     DiskFullError,
     ProductMissingError,
     RawFileError,
@@ -54,12 +58,15 @@ from contimg_resources.errors import (
 from contimg_resources.full_disks import FULL_DISK_ERRORS
 from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
+from contimg_resources.store.breakers import CLOSED, breakers
 from contimg_resources.store.connection import Store
 from contimg_resources.store.records import keep_rows
 
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For errors that can pass; those that cannot raise a Failure that forbids retries."""
 
+_BY_AUTOMATION = "dagster/from_automation_condition"
+"""Run tag of what Dagster's automation conditions request."""
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
@@ -128,6 +135,8 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     try:
         settings = load_settings()
         limit_s = settings.timeouts.of_stage(asset)
+        if _BY_AUTOMATION in context.run.tags:
+            _refuse_behind_breaker(store, asset)
         with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
             yield
     except dg.Failure:
@@ -165,6 +174,19 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     publish_after_stage(settings, Products(store.path.parent), asset, partition_key or None)
 
 
+def _refuse_behind_breaker(store: Store, asset: str) -> None:
+    """Stop before a stage whose breaker is not closed: automation knows nothing of breakers, and asks once for each change."""
+    for one in breakers(store):
+        if one.stage == asset and one.state != CLOSED:
+            raise BreakerOpenError(
+                f"{asset} is not started: its breaker is {one.state}",
+                got=one.reason or one.state,
+                expected="a closed breaker",
+                remedy="Nothing is lost: this dead letter is the probe, or is retried once the stage works again."
+                " Mend what the reason names; a retry asked for by hand goes at once.",
+            )
+
+
 def judge(error: Exception) -> Verdict:
     """Decide what follows from an error; see the table of the module."""
     if isinstance(error, (DataError, RawFileError)):
@@ -174,7 +196,8 @@ def judge(error: Exception) -> Verdict:
         return Verdict(
             error.reason_code,
             error.remedy,
-            retry_now=error.transient and not isinstance(error, StageTimeoutError),  # it would last as long again
+            # A timeout would last as long again, a breaker stays open for minutes.
+            retry_now=error.transient and not isinstance(error, (StageTimeoutError, BreakerOpenError)),
             retry_later=error.transient,
             is_platform=not isinstance(error, ProductMissingError),
         )

@@ -6,6 +6,7 @@ What belongs here: the assets and the numbers by which an image is judged; which
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -67,9 +68,10 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     Bandpass and gains are applied while the measurement set is read; weights and uv range as set (Briggs, all baselines),
     w-gridding; catalogue sources are fitted at their positions in every sub-band, and a CLEAN of all sub-bands together
     finds the others; restored with the fitted beam, not corrected for the primary beam. With self-calibration switched
-    on, its steps are in the metadata: tried, kept, residual before and after (Jy/beam). ``imaging.engine`` hands gridding
-    and CLEAN to WSClean or CASA's tclean, which find all sources themselves. Writes FITS files and one row per band of
-    table image: beam, rms, thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
+    on, its steps are in the metadata: tried, kept, residual before and after (Jy/beam). Metadata calibration_tables names the
+    tables by content hash with their status: one superseded or rejected since the gains chose it is applied all the same.
+    ``imaging.engine`` hands gridding and CLEAN to WSClean or CASA's tclean, which find all sources themselves. Writes FITS files
+    and one row per band of table image: beam, rms, thermal rms (Jy/beam), dynamic range, offset from the catalogue (arcsec).
     Read by forced_photometry. Remade when measurement set, gains or catalogue change.
     """
     from contimg_assets.science.calibration.engine_solutions import apply_solutions_with
@@ -86,9 +88,11 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
     with dagster_failures(context, store):
         vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
-        tables = [
-            Solutions(**read_calibration_table(require(path))) for path in tables_used(observatory, partition_key)
-        ]
+        used = tables_used(observatory, partition_key)
+        tables = [Solutions(**read_calibration_table(require(Path(row["path"])))) for row in used]
+        out_of_use = [row["path"] for row in used if row["status"] != "active"]
+        if out_of_use:
+            _LOG.warning("calibration_tables_out_of_use", paths=out_of_use, remedy="contimg rebuild --out-of-use")
         applying = calibration_engine(observatory.settings.calibration.engine, products.scratch("apply"))
         with span("apply", n_tables=len(tables)):
             calibrated = apply_solutions_with(applying, vis, tables, n_threads=observatory.settings.threads)
@@ -122,6 +126,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         metadata={
             "folder": dg.MetadataValue.path(str(folder)),
             "engine": images.engine,
+            "calibration_tables": dg.MetadataValue.json(used),
             **{name: value for name, value in summary.items() if value is not None},
             "images": dg.MetadataValue.md(markdown_image(picture, "dirty and clean image")),
             "bands": dg.MetadataValue.json(

@@ -13,6 +13,7 @@ Drawn as a tree::
     │   └── EngineCrashError        the process of an engine (WSClean, CASA) was killed or crashed; transient
     ├── StageTimeoutError           a stage took longer than its limit and was ended
     ├── BrokerError                 the broker of a cluster does not answer; transient
+    ├── BreakerOpenError            a stage failed so often that it is not asked for a while; transient
     ├── CircuitOpenError            an outside service failed so often that it is not asked for a while; transient
     ├── TransferError               a file could not be handed to another host or storage; transient says whether to try again
     └── StoreError                  the store cannot be read or written
@@ -118,6 +119,13 @@ class BrokerError(ResourceError):
 
     transient = True
     reason_code = "broker_away"
+
+
+class BreakerOpenError(ResourceError):
+    """Raise when a stage does not start because its breaker is not closed; not for calls to the outside."""
+
+    transient = True
+    reason_code = "breaker_open"
 
 
 class CircuitOpenError(ResourceError):

@@ -7,7 +7,8 @@ first and are none of this.
 * ``run_failures`` follows the event log: a failure writes its dead letter and counts for the breaker of its stage, a
   materialization resolves the letter and closes the breaker. It sees to cool-downs, and to retries that came to nothing.
 * ``dead_letter_retries`` starts the retries that somebody asked for or whose time has come: the stage and all after it, of
-  the code that is loaded now. While the breaker of one of these stages is not closed they wait, but one may be its probe.
+  the code that is loaded now. While the breaker of one of these stages is not closed they wait, but one may be its probe. What
+  automation requested of such a stage (``breaker_open``) waits among them, counts as no failure, and loses nothing.
 """
 
 import uuid
@@ -20,6 +21,7 @@ import duckdb
 
 from contimg_assets.jobs import bandpass_job, catalogue_job, daily_job, mosaic_job, observation_job
 from contimg_resources.configurable import Observatory
+from contimg_resources.errors import BreakerOpenError
 from contimg_resources.settings import Settings
 from contimg_resources.settings_recovery import DeadLetterSettings
 from contimg_resources.store import breakers, dead_letters
@@ -169,7 +171,10 @@ def _record_failed(connection: duckdb.DuckDBPyConnection, failure: StageFailure,
     if not dead_letters.record_failure(connection, failure, retry_rules(settings.dead_letters)):
         return []
     lines = [f"{failure.letter_id}: {failure.reason_code}"]
-    if failure.is_platform:
+    if failure.reason_code == BreakerOpenError.reason_code:  # no failure of the stage, which was not started
+        if breakers.is_closed(connection, failure.asset):  # by a success that was read before
+            dead_letters.release(connection, failure.asset, at=failure.at)
+    elif failure.is_platform:
         state = breakers.count_failure(
             connection,
             failure.asset,

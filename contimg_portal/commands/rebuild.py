@@ -1,4 +1,4 @@
-"""``contimg rebuild``: make again what came of a calibration table or of a version of the code, and all that was made from it.
+"""``contimg rebuild``: make again what came of calibration tables or of a version of the code, and all that was made from it.
 
 What belongs here: the choice, shown before it is asked for. The lineage is ``contimg_resources.store.lineage``; asking Dagster is
 `contimg backfill`'s way of asking. The store itself is made again by `contimg store rebuild`.
@@ -27,6 +27,9 @@ def rebuild(  # noqa: PLR0917 - one parameter per option of the command line
             metavar="ID", help="What used this table: path, last part of it, or beginning of its content hash."
         ),
     ] = "",
+    out_of_use: Annotated[
+        bool, typer.Option("--out-of-use", help="What used calibration tables that are superseded or rejected now.")
+    ] = False,
     code_version: Annotated[str, typer.Option(metavar="V", help="What this version of an asset's code made.")] = "",
     asset: Annotated[str, typer.Option(help="Only partitions of this asset, and what is made from them.")] = "",
     since: Annotated[datetime | None, typer.Option(help="From this instant on, UTC.")] = None,
@@ -45,8 +48,8 @@ def rebuild(  # noqa: PLR0917 - one parameter per option of the command line
     """Make products again along their lineage, in Dagster: of a bad calibration table, of old code, of an asset."""
     from contimg_resources.store import lineage
 
-    if bool(calibration_table) == bool(code_version or asset):
-        message = "give --calibration-table, or --code-version and/or --asset"
+    if [bool(calibration_table), out_of_use, bool(code_version or asset)].count(True) != 1:
+        message = "give --calibration-table, or --out-of-use, or --code-version and/or --asset"
         raise typer.BadParameter(message)
     if asset and asset not in lineage.READ_BY:
         message = f"unknown asset {asset}; known: {', '.join(lineage.READ_BY)}"
@@ -62,6 +65,9 @@ def rebuild(  # noqa: PLR0917 - one parameter per option of the command line
             chosen, why = lineage.users_of_table(store, path, first, last), f"calibration table {path}"
             if reject and not dry_run:
                 lineage.reject_table(store, path, by=by, reason=reason)
+        elif out_of_use:
+            chosen = lineage.users_of_withdrawn_tables(store, first, last)
+            why = "calibration tables that are out of use"
         else:
             chosen = lineage.made_partitions(store, first, last, asset=asset or None, code_version=code_version or None)
             why = " ".join([asset or "assets", *([f"of code version {code_version}"] if code_version else [])])

@@ -124,6 +124,12 @@ def note_probe(connection: duckdb.DuckDBPyConnection, stage: str, run_id: str | 
     connection.execute("UPDATE breaker SET probe_run_id = ? WHERE stage = ? AND state = 'half-open'", [run_id, stage])
 
 
+def is_closed(connection: duckdb.DuckDBPyConnection, stage: str) -> bool:
+    """Whether a stage is asked for, inside a transaction."""
+    known = _find(connection, stage)
+    return known is None or known.state == CLOSED
+
+
 def _find(connection: duckdb.DuckDBPyConnection, stage: str) -> Breaker | None:
     rows = connection.execute(f"{_STATES} WHERE stage = ?", [stage]).fetchall()
     return Breaker(*rows[0]) if rows else None

@@ -5,14 +5,13 @@ and detached, and whoever finds it taken waits: jittered, bounded, and visible i
 take turns by a lock. The store can be lost: it is rebuilt from the products. Table definitions are in ``schema.py``,
 checks of rows in ``frames.py``, questions in ``queries.py``.
 
-Attaching to a DuckDB that the process keeps in memory takes 5 ms; starting one for the file, as ``duckdb.connect(path)``
-does, takes 35 ms, of which an observation would spend a second. Rejected: the file kept attached (nobody else could
-read), and a server process (one more thing to keep alive).
+Attaching to a DuckDB that the process keeps in memory (``engine.py``) takes 5 ms; starting one for the file, as
+``duckdb.connect(path)`` does, takes 35 ms, of which an observation would spend a second. Rejected: the file kept attached
+(nobody else could read), and a server process (one more thing to keep alive).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +26,10 @@ import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.full_disks import disk_full, says_disk_is_full
+from contimg_resources.store.engine import end_engine, engine_of, note_detached
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows, take_out_known_rows
-from contimg_resources.store.records import KEPT, keep_inserted, keep_rows, records_folder, set_records_folder
+from contimg_resources.store.records import KEPT, keep_inserted, keep_rows
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 from contimg_resources.tracing import span
 
@@ -39,8 +39,6 @@ stamina.instrumentation.set_on_retry_hooks(())  # waiting its turn is a process'
 _WRITABLE, _READ_ONLY = "STORAGE_VERSION 'v1.0.0'", "READ_ONLY"
 _SLOW_WAIT_S = 1.0
 _LOCKS: dict[Path, threading.RLock] = {}
-_ENGINES: dict[tuple[int, Path], duckdb.DuckDBPyConnection] = {}
-"""DuckDB in memory by process and store: a forked process must not use its parent's."""
 _GUARD = threading.Lock()
 
 
@@ -215,7 +213,7 @@ class Store:
         try:
             for attempt in attempts:
                 with attempt:
-                    connection = self._engine()
+                    connection = engine_of(self.path, keeps_rows=self.keeps_rows)
                     connection.execute(f"ATTACH '{quoted}' AS store ({mode})")
                     connection.execute("USE store")
                     return connection
@@ -232,16 +230,6 @@ class Store:
             ) from error
         raise self._busy("no attempt was made")
 
-    def _engine(self) -> duckdb.DuckDBPyConnection:
-        with _GUARD:
-            key = os.getpid(), self.path
-            if key not in _ENGINES:
-                _ENGINES[key] = duckdb.connect(":memory:")
-                _ENGINES[key].execute("SET enable_progress_bar = false")  # it is written to stdout
-                if self.keeps_rows:
-                    set_records_folder(_ENGINES[key], records_folder(self.path))
-            return _ENGINES[key]
-
     def _detach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let the file go; after an error from which DuckDB cannot recover, let the whole engine go."""
         try:
@@ -249,9 +237,9 @@ class Store:
             connection.execute("USE memory")
             connection.execute("DETACH store")
         except duckdb.Error:
-            with _GUARD:
-                _ENGINES.pop((os.getpid(), self.path), None)
-            connection.close()
+            end_engine(self.path)
+        else:
+            note_detached(self.path)
 
     def _busy(self, why: str) -> StoreBusyError:
         return StoreBusyError(

@@ -100,6 +100,16 @@ def users_of_table(store: Store, path: str, first: str, last: str) -> Partitions
     return {"gain_table": set(rows["partition_key"])} if rows.height else {}
 
 
+def users_of_withdrawn_tables(store: Store, first: str, last: str) -> PartitionsByAsset:
+    """Observations that use calibration tables which are superseded or rejected now."""
+    rows = store.query(
+        """SELECT DISTINCT u.partition_key FROM calibration_use u JOIN calibration_table t ON t.path = u.path
+        WHERE t.status <> 'active' AND u.partition_key BETWEEN $first AND $last""",
+        {"first": first, "last": last},
+    )
+    return {"gain_table": set(rows["partition_key"])} if rows.height else {}
+
+
 def made_partitions(
     store: Store, first: str, last: str, *, asset: str | None = None, code_version: str | None = None
 ) -> PartitionsByAsset:

@@ -10,11 +10,12 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
+from astropy.io import fits
 from casacore import tables
 
 from contimg_assets.arrivals import observe_arrivals
 from contimg_resources.measurement_sets import read_measurement_set, write_flags
-from contimg_resources.store.lineage import reject_table
+from contimg_resources.store.lineage import reject_table, users_of_withdrawn_tables
 from tests.assets.conftest import SmallTelescope, configure
 from tests.assets.test_pipeline import failure_text
 
@@ -161,6 +162,38 @@ def test_a_table_made_anew_supersedes_the_old_one(calibrated):
     assert coverage.metadata["worst_offenders"].value == dead
     assert calibrated.run("observation_job", transit, ["gain_table"]).success
     assert use_of(calibrated, transit)["B"] == (rows["path"][0], "none")
+
+
+def test_an_observation_ends_with_the_table_it_chose(calibrated):
+    """Superseded, then rejected by hand, between gains and image: the same image, which says so, until it is rebuilt."""
+    transit, field = calibrated.partitions()
+    store, products = calibrated.observatory.store, calibrated.observatory.products
+    chosen = use_of(calibrated, field)["B"][0]
+
+    def image() -> tuple[list[str], bytes]:
+        """Statuses of the tables as the image's metadata tells them, bandpass first, and its pixels."""
+        result = calibrated.run("observation_job", field, ["continuum_image"])
+        assert result.success
+        used = metadata_of(result, "continuum_image")["calibration_tables"]
+        assert [row["path"] for row in used] == [use_of(calibrated, field)[kind][0] for kind in ("B", "G")]
+        assert all(row["content_hash"][:8] in Path(row["path"]).name for row in used)
+        with fits.open(products.image_folder(field) / "full_image.fits") as opened:
+            return [row["status"] for row in used], opened[0].data.tobytes()
+
+    statuses, pixels = image()
+    assert statuses == ["active", "active"]
+    assert not users_of_withdrawn_tables(store, "0", "9")
+    flag_antennas(calibrated, transit, 1)
+    assert calibrated.run("bandpass_job", transit[:10]).success
+    assert image() == (["superseded", "active"], pixels)
+    reject_table(store, chosen, by="ann", reason="the calibrator was resolved")
+    assert image() == (["rejected", "active"], pixels)
+    assert users_of_withdrawn_tables(store, "0", "9") == {"gain_table": {transit, field}}
+    assert calibrated.run("observation_job", field, ["gain_table"]).success
+    assert users_of_withdrawn_tables(store, "0", "9") == {"gain_table": {transit}}
+    statuses, made_again = image()
+    assert statuses == ["active", "active"]
+    assert made_again != pixels
 
 
 def test_a_rejected_bandpass_is_never_chosen(calibrated):

@@ -88,6 +88,19 @@ def test_a_bad_table_takes_along_all_that_used_it(store, name):
     assert "bandpass_table" not in found
 
 
+def test_what_used_tables_that_are_out_of_use_now(store):
+    """Nothing while all are active; the users of a superseded and of a rejected table, and no others."""
+    result = run("--out-of-use", "--dry-run")
+    assert (result.exit_code, "nothing was made" in result.output) == (1, True)
+    for day, status, users in ((DAYS[0], "superseded", WINDOWS[:-1]), (DAYS[1], "rejected", WINDOWS)):
+        with store.transaction() as connection:
+            connection.execute("UPDATE calibration_table SET status = ? WHERE partition_key = ?", [status, day])
+        found = chosen("--out-of-use")
+        assert list(found)[:4] == FROM_GAINS
+        assert found["gain_table"] == users
+    assert chosen("--out-of-use", "--since", f"{DAYS[1]}T05:30:00")["gain_table"] == WINDOWS[5:]
+
+
 def test_time_limits_the_choice_not_what_follows(store):
     """One observation of a table's users, and its day."""
     found = chosen("--calibration-table", f"hash{DAYS[0]}", "--since", f"{DAYS[1]}T05:05:00", "--until", DAYS[1])
@@ -172,6 +185,7 @@ def test_the_backfill_names_each_assets_own_partitions(store, dagster):
     [
         pytest.param([], 2, "give --calibration-table", id="nothing"),
         pytest.param(["--calibration-table", "x", "--asset", "flux_scale"], 2, "give --calibration-table", id="both"),
+        pytest.param(["--out-of-use", "--asset", "flux_scale"], 2, "give --calibration-table", id="two choices"),
         pytest.param(["--asset", "images"], 2, "unknown asset", id="no such asset"),
         pytest.param(["--calibration-table", "x", "--reject"], 2, "--reject needs", id="nobody rejects"),
         pytest.param(
