@@ -120,7 +120,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     asset = context.asset_key.to_user_string()
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
-    stage = Stage(context, store)
+    stage = Stage.of_run(context, store)
     try:
         settings = load_settings()
         limit_s = settings.timeouts.of_stage(asset)

@@ -24,6 +24,7 @@ from contimg_assets.provenance import code_version
 from contimg_resources.store.connection import Store
 from contimg_resources.store.makings import (
     REMAKE_TAG,
+    WHY_SKIPPED,
     Making,
     file_state,
     forget_making,
@@ -33,9 +34,6 @@ from contimg_resources.store.makings import (
 )
 
 _LOG = structlog.get_logger(__name__)
-
-INSISTING = {REMAKE_TAG: "yes"}
-"""Tags of a run that makes everything again."""
 
 
 def _is_always_intact(_inputs: Mapping[str, Any]) -> bool:
@@ -63,18 +61,34 @@ class Stage:
 
     Parameters
     ----------
-    context : dagster.AssetExecutionContext
     store : Store
+    asset, partition_key : str
+        The key is empty for an asset without partitions.
+    code_version : str
+        Of the asset.
+    is_insisted : bool
+        Whether somebody wants it made in any case.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, store: Store) -> None:
-        self._context, self._store = context, store
-        self._asset = context.asset_key.to_user_string()
-        self._partition_key = context.partition_key if context.has_partition_key else ""
-        self._code_version = code_version(context)
+    def __init__(
+        self, store: Store, asset: str, partition_key: str, code_version: str, *, is_insisted: bool = False
+    ) -> None:
+        self._store, self._asset, self._partition_key = store, asset, partition_key
+        self._code_version, self._is_insisted = code_version, is_insisted
         self._recipe: Recipe | None = None
         self._input_hash: str | None = None
         self.is_skipped = False
+
+    @classmethod
+    def of_run(cls, context: dg.AssetExecutionContext, store: Store) -> "Stage":
+        """The stage that a step of a run is."""
+        return cls(
+            store,
+            context.asset_key.to_user_string(),
+            context.partition_key if context.has_partition_key else "",
+            code_version(context),
+            is_insisted=bool(context.run.tags.get(REMAKE_TAG)),
+        )
 
     @property
     def data_version(self) -> dg.DataVersion | None:
@@ -90,7 +104,7 @@ class Stage:
         if making is None:
             return None
         results = self._repeated_results(recipe, making)
-        why = next(self._reasons_to_make(making, inputs, results), None)
+        why = next(self._reasons_to_make(recipe, making, inputs, results), None)
         if why:
             _LOG.info("made_again", why=why, made_by=making.run_id)
             forget_making(self._store, self._asset, self._partition_key)
@@ -100,7 +114,7 @@ class Stage:
         _LOG.info("stage_skipped", why=reason)
         return dg.MaterializeResult(
             metadata={
-                "skipped": reason,
+                WHY_SKIPPED: reason,
                 "input_hash": making.input_hash,
                 **{f"product_{path.name}": dg.MetadataValue.path(str(path)) for path in recipe.files},
             },
@@ -126,13 +140,16 @@ class Stage:
         return row_state(self._store, self._partition_key, recipe.tables, may_be_empty=recipe.tables_maybe_empty)
 
     def _reasons_to_make(
-        self, making: Making, inputs: Mapping[str, Any] | None, results: Sequence[dg.AssetCheckResult]
+        self,
+        recipe: Recipe,
+        making: Making,
+        inputs: Mapping[str, Any] | None,
+        results: Sequence[dg.AssetCheckResult],
     ) -> Iterator[str]:
         """Why a partition that was made once is made again, what costs least to find out first."""
-        recipe = self._recipe
-        if self._context.run.tags.get(REMAKE_TAG):
+        if self._is_insisted:
             yield "it was asked for"
-        if recipe is None or inputs is None:
+        if inputs is None:
             yield "its inputs are not all known"
             return
         if self._input_hash != making.input_hash:
@@ -156,7 +173,7 @@ class Stage:
         wanted = {spec.name for spec in recipe.check_specs}
         return [
             dg.AssetCheckResult(
-                asset_key=self._context.asset_key,
+                asset_key=self._asset,
                 check_name=row["check_name"],
                 passed=row["passed"],
                 severity=dg.AssetCheckSeverity[row["severity"]],

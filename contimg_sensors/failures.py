@@ -187,7 +187,7 @@ def _record_made(connection: duckdb.DuckDBPyConnection, made: Made) -> list[str]
     lines = []
     if dead_letters.record_success(connection, made.asset, made.partition_key, made.run_id, made.at):
         lines.append(f"{dead_letters.letter_id(made.asset, made.partition_key)}: resolved")
-    if breakers.count_success(connection, made.asset, made.at, run_id=made.run_id):
+    if not made.is_skipped and breakers.count_success(connection, made.asset, made.at, run_id=made.run_id):
         n_released = dead_letters.release(connection, made.asset, at=made.at)
         lines.append(f"breaker of {made.asset} is closed; {n_released} dead letters are retried")
     return lines

@@ -27,6 +27,8 @@ from contimg_resources.store.schema import TABLES
 
 REMAKE_TAG = "contimg/remake"
 """Run tag by which somebody insists: with the value ``yes`` partitions are made again although nothing changed."""
+WHY_SKIPPED = "skipped"
+"""Metadata of a materialization that took no work, and why."""
 MADE, SKIPPED = "whole", "skipped"
 """Values of ``stage`` in ``stage_timing``: the partition was made; it was asked for and nothing was to be done."""
 _ALWAYS_CHANGING = {"table.lock"}
