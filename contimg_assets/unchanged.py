@@ -166,7 +166,7 @@ class Stage:
     def _repeated_results(self, recipe: Recipe, making: Making) -> list[dg.AssetCheckResult]:
         """Results that the run which made the partition gave, one per check at most."""
         rows = self._store.query(
-            "SELECT check_name, passed, severity, value, limit_value, unit, at FROM check_result"
+            'SELECT check_name, passed, severity, value, limit_value, unit, "at" FROM check_result'
             " WHERE asset = ? AND partition_key = ? AND run_id = ? ORDER BY check_name",
             [self._asset, self._partition_key, making.run_id],
         )
