@@ -22,7 +22,6 @@ from contimg_assets.calibration_registry import active_bandpass, calibrator_tran
 from contimg_assets.checks import calibration, imaging, observations, photometry
 from contimg_assets.failures import UncalibratedError
 from contimg_assets.unchanged import Recipe
-from contimg_resources.calibration_tables import content_hash
 from contimg_resources.configurable import Observatory
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
@@ -295,6 +294,8 @@ def _uses_its_own_gains(store: Store, partition_key: str, inputs: Mapping[str, A
 
 def _is_content(path: Path, content: str | None) -> bool:
     """Whether a table is on disk and says what its hash says."""
+    from contimg_resources.calibration_tables import content_hash
+
     try:
         return path.exists() and content_hash(path) == content
     except (ResourceError, OSError, RuntimeError):
