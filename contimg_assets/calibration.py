@@ -25,6 +25,7 @@ from contimg_assets.failures import dagster_failures
 from contimg_assets.observations import measurement_set
 from contimg_assets.partitions import this_and_previous_day
 from contimg_assets.pictures import bandpass_plot, gain_plot, markdown_image
+from contimg_assets.recipes import of_bandpass_table, of_gain_table
 from contimg_resources.configurable import Observatory
 from contimg_resources.products import require
 
@@ -56,11 +57,14 @@ def bandpass_table(
     from contimg_resources.engines import calibration_engine
 
     day, store = context.partition_key, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
         transit = calibrator_transit(store, day)
         if transit is None:
             _LOG.info("nothing_to_do", why="no calibrator transited: this day has no bandpass of its own")
             yield from nothing_to_judge(checks.BANDPASS_TABLE)
+            return
+        if unchanged := stage.unchanged(of_bandpass_table(observatory, day)):
+            yield unchanged
             return
         vis, model = read_sky(observatory, transit["partition_key"])
         present = {vis.antenna_names[antenna] for antenna in vis.existing_antennas}
@@ -81,6 +85,7 @@ def bandpass_table(
             "picture": dg.MetadataValue.md(picture),
         },
         check_results=results,
+        data_version=stage.data_version,
     )
 
 
@@ -109,7 +114,9 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     from contimg_resources.engines import calibration_engine
 
     partition_key, store = context.partition_key, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
+        if unchanged := stage.unchanged(of_gain_table(observatory, partition_key)):
+            return unchanged
         vis, model = read_sky(observatory, partition_key)
         chosen = active_bandpass(observatory, float(vis.time_mjd.mean()), float(vis.pointing_dec_deg.mean()))
         bandpass = Solutions(**read_calibration_table(require(chosen.path)))
@@ -136,4 +143,4 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     }
     if made.solutions is not None:
         metadata["picture"] = dg.MetadataValue.md(markdown_image(gain_plot(made.solutions), "gains"))
-    return dg.MaterializeResult(metadata=metadata, check_results=results)
+    return dg.MaterializeResult(metadata=metadata, check_results=results, data_version=stage.data_version)

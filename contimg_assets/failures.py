@@ -45,6 +45,7 @@ from contimg_assets.provenance import code_version
 from contimg_assets.publishing import publish_after_stage
 from contimg_assets.science.errors import DataError
 from contimg_assets.stages import observed_stage
+from contimg_assets.unchanged import Stage
 from contimg_resources.deadlines import time_limit
 from contimg_resources.errors import (
     BreakerOpenError,
@@ -60,6 +61,7 @@ from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.breakers import CLOSED, breakers
 from contimg_resources.store.connection import Store
+from contimg_resources.store.makings import MADE, SKIPPED
 from contimg_resources.store.records import keep_rows
 
 PASSING_TROUBLE = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -121,8 +123,13 @@ INSTANCE_UNREACHABLE = Verdict(
 
 
 @contextmanager
-def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterator[None]:
+def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterator[Stage]:
     """Time and trace a stage of one partition, end it when it takes too long, and turn what it raises into a Dagster failure.
+
+    Yields
+    ------
+    Stage
+        By it an asset learns that there is no work, which is then noted as such and not among the times of those that worked.
 
     Raises
     ------
@@ -132,13 +139,15 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
     asset = context.asset_key.to_user_string()
     partition_key = context.partition_key if context.has_partition_key else ""
     began, started_at = time.perf_counter(), datetime.now(UTC).replace(tzinfo=None)
+    stage = Stage.of_run(context, store)
     try:
         settings = load_settings()
         limit_s = settings.timeouts.of_stage(asset)
         if _BY_AUTOMATION in context.run.tags:
             _refuse_behind_breaker(store, asset)
         with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
-            yield
+            yield stage
+            made_from = {} if stage.is_skipped else stage.made_from()
     except dg.Failure:
         raise
     except Exception as error:  # the one broad except: every error becomes a reasoned failure
@@ -161,14 +170,15 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
         pl.DataFrame(
             {
                 "asset": [asset],
-                "stage": ["whole"],
+                "stage": [SKIPPED if stage.is_skipped else MADE],
                 "partition_key": [partition_key],
                 "run_id": [context.run.run_id],
                 "code_version": [code_version(context)],
                 "started_at": [started_at],
                 "duration_s": [time.perf_counter() - began],
-                **{name: [value] for name, value in asdict(usage).items()},
-            }
+                **{name: [value] for name, value in (asdict(usage) | made_from).items()},
+            },
+            schema_overrides=dict.fromkeys(made_from, pl.String),
         ),
     )
     publish_after_stage(settings, Products(store.path.parent), asset, partition_key or None)

@@ -25,6 +25,7 @@ from contimg_assets.mosaic_tiles import measure_mosaic, mosaic_row, read_outline
 from contimg_assets.observations import measurement_set
 from contimg_assets.pictures import image_pair, markdown_image, mosaic_picture
 from contimg_assets.provenance import with_provenance
+from contimg_assets.recipes import of_continuum_image
 from contimg_resources.configurable import Observatory
 from contimg_resources.machine import available_memory_bytes
 from contimg_resources.products import require
@@ -86,7 +87,9 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     from contimg_resources.measurement_sets import read_measurement_set
 
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
+        if unchanged := stage.unchanged(of_continuum_image(observatory, partition_key)):
+            return unchanged
         vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
         used = tables_used(observatory, partition_key)
         tables = [Solutions(**read_calibration_table(require(Path(row["path"])))) for row in used]
@@ -135,6 +138,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             "n_pixels": f"{full.restored.shape[1]} x {full.restored.shape[0]}",
         },
         check_results=results,
+        data_version=stage.data_version,
     )
 
 

@@ -17,6 +17,7 @@ from contimg_assets.conventions import OBSERVATION_FRESHNESS, OBSERVERS, per_obs
 from contimg_assets.failures import dagster_failures
 from contimg_assets.partitions import observations
 from contimg_assets.pictures import flagging_waterfall, markdown_image
+from contimg_assets.recipes import of_measurement_set
 from contimg_resources.configurable import Observatory
 
 _LOG = structlog.get_logger(__name__)
@@ -64,11 +65,14 @@ def measurement_set(
     from contimg_resources.uvh5 import read_observation
 
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
         files = raw_files_of(partition_key, observatory)
         if not files:
             _LOG.info("nothing_to_do", why="no observation began in this window")
             yield from nothing_to_judge(checks.MEASUREMENT_SET)
+            return
+        if unchanged := stage.unchanged(of_measurement_set(observatory, partition_key)):
+            yield unchanged
             return
         products.check_free_space(2 * sum(path.stat().st_size for path in files))
         telescope = observatory.telescope
@@ -104,4 +108,5 @@ def measurement_set(
             "flags": dg.MetadataValue.md(markdown_image(flagging_waterfall(visibilities), "flagged fraction")),
         },
         check_results=results,
+        data_version=stage.data_version,
     )

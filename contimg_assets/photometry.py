@@ -20,6 +20,7 @@ from contimg_assets.flux_scaling import flux_scales, reference_measurements
 from contimg_assets.imaging import continuum_image
 from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import provenance, with_provenance
+from contimg_assets.recipes import of_flux_scale, of_forced_photometry
 from contimg_assets.source_pictures import flux_ratio_plot
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.connection import Store
@@ -55,7 +56,9 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
     Read by flux_scale and light_curves. Remade when the images or the catalogue change.
     """
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
+        if unchanged := stage.unchanged(of_forced_photometry(observatory, partition_key)):
+            return unchanged
         catalogue = products.read_parquet("reference_catalogue", None)
         observation = store.query(
             "SELECT observation_id, start_mjd + duration_s / 172800.0 AS mjd FROM observation WHERE partition_key = ?",
@@ -90,6 +93,7 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
             ),
         },
         check_results=results,
+        data_version=stage.data_version,
     )
 
 
@@ -189,7 +193,10 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
     Remade when its photometry is.
     """
     partition_key, products, store = context.partition_key, observatory.products, observatory.store
-    with dagster_failures(context, store):
+    with dagster_failures(context, store) as stage:
+        if unchanged := stage.unchanged(of_flux_scale(observatory, partition_key)):
+            mark_processed(store, partition_key)
+            return unchanged
         catalogue = products.read_parquet("reference_catalogue", None)
         measured = products.read_parquet("forced_photometry", partition_key)
         with span("solve", kind="flux_scale"):
@@ -212,6 +219,7 @@ def flux_scale(context: dg.AssetExecutionContext, observatory: Observatory) -> d
             "ratios": dg.MetadataValue.md(markdown_image(picture, "flux ratios to the catalogue")),
         },
         check_results=results,
+        data_version=stage.data_version,
     )
 
 

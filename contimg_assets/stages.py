@@ -39,7 +39,7 @@ _MOST_SHARED = 300
 _DAY_KEY_LENGTH = len("2026-01-01")
 _NEW_SINCE = """
     SELECT o.observation_id, o.partition_key FROM observation o
-    JOIN stage_timing t ON t.partition_key = o.partition_key AND t.asset = $upstream
+    JOIN stage_timing t ON t.partition_key = o.partition_key AND t.asset = $upstream AND t.stage = 'whole'
     WHERE o.partition_key >= $first AND o.partition_key < $after
       AND t.started_at + to_microseconds(CAST(t.duration_s * 1e6 AS BIGINT)) > coalesce(
           (SELECT max(started_at) FROM stage_timing WHERE asset = $asset AND partition_key = $key), TIMESTAMP '1970-01-01')

@@ -109,7 +109,10 @@ def _candidates(store: Store, guard: BreakerGuard, now: datetime) -> list[dict[s
 
 
 def retry_request(letter: dict[str, Any]) -> dg.RunRequest | None:
-    """The run that retries a letter: its stage and all after it in its job; None where there is no such partition."""
+    """The run that retries a letter: its stage and all after it in its job; None where there is no such partition.
+
+    From the first stage on it is the whole job: checks of raw files run with it, too.
+    """
     asset, partition_key = letter["asset"], letter["partition_key"]
     definition = _STAGE_ASSETS.get(asset)
     if definition is None:
@@ -126,7 +129,7 @@ def retry_request(letter: dict[str, Any]) -> dg.RunRequest | None:
         run_key=f"dead letter:{letter['letter_id']}:{uuid.uuid4().hex}",
         job_name=job_name,
         partition_key=partition_key,
-        asset_selection=None if asset == _RAW_VISIBILITIES else [one.key for one in chosen],
+        asset_selection=None if chosen == assets else [one.key for one in chosen],
         tags={LETTER_TAG: letter["letter_id"], "dagster/priority": _PRIORITY},
     )
 
@@ -192,7 +195,7 @@ def _record_made(connection: duckdb.DuckDBPyConnection, made: Made) -> list[str]
     lines = []
     if dead_letters.record_success(connection, made.asset, made.partition_key, made.run_id, made.at):
         lines.append(f"{dead_letters.letter_id(made.asset, made.partition_key)}: resolved")
-    if breakers.count_success(connection, made.asset, made.at, run_id=made.run_id):
+    if not made.is_skipped and breakers.count_success(connection, made.asset, made.at, run_id=made.run_id):
         n_released = dead_letters.release(connection, made.asset, at=made.at)
         lines.append(f"breaker of {made.asset} is closed; {n_released} dead letters are retried")
     return lines

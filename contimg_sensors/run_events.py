@@ -19,6 +19,7 @@ from dagster import AssetRecordsFilter, RunStatusChangeRecordsFilter
 from contimg_assets.failures import INSTANCE_UNREACHABLE
 from contimg_resources.settings_recovery import TimeoutSettings
 from contimg_resources.store.dead_letters import StageFailure
+from contimg_resources.store.makings import WHY_SKIPPED
 
 PAGE = 200
 """Records of one kind read in one tick."""
@@ -41,6 +42,8 @@ class Made:
     partition_key: str
     run_id: str
     at: datetime
+    is_skipped: bool = False
+    """Whether it was there already, so that the stage had nothing to do and says nothing of how well it works."""
 
 
 @dataclass
@@ -85,7 +88,10 @@ def made_since(instance: dg.DagsterInstance, assets: Sequence[str], cursor: Curs
         )
         for record in page.records:
             cursor.made[asset] = record.storage_id
-            found.append(Made(asset, record.partition_key or "", record.run_id, naive_utc(record.timestamp)))
+            told = record.asset_materialization
+            is_skipped = told is not None and WHY_SKIPPED in told.metadata
+            at = naive_utc(record.timestamp)
+            found.append(Made(asset, record.partition_key or "", record.run_id, at, is_skipped=is_skipped))
     return found
 
 

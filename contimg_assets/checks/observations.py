@@ -58,6 +58,8 @@ def summarise(raw: Any, visibilities: Any, report: Any) -> dict[str, Any]:
     missing_fraction = float(np.isin(raw.subband_of_channel, raw.missing_subbands).mean())
     return {
         "observation_id": raw.observation_id,
+        "middle_mjd": float(visibilities.time_mjd.mean()),
+        "pointing_dec_deg": float(visibilities.pointing_dec_deg.mean()),
         "n_antennas": len(raw.active_antennas),
         "missing_subbands": list(raw.missing_subbands),
         "frequencies_ascend": bool(np.all(np.diff(visibilities.frequency_hz) > 0)),

@@ -84,14 +84,17 @@ def backfill(
     resume: Annotated[
         str, typer.Option(metavar="ID", help="Make what a cancelled or failed backfill has not made; it gets a new id.")
     ] = "",
+    remake: Annotated[
+        bool, typer.Option("--remake", help="Make everything again, also what was made from the same inputs.")
+    ] = False,
     dagster_url: Annotated[
         str, typer.Option(envvar="DAGSTER_URL", help="Where Dagster serves.")
     ] = "http://127.0.0.1:3000",
     as_json: JsonOption = False,
 ) -> None:
-    """Remake every product of a range of time, from raw files to candidates, in Dagster; or cancel or resume that."""
+    """Make the products of a range of time, from raw files to candidates, in Dagster; or cancel or resume that."""
     if cancel or resume:
-        if start or end or assets or (cancel and resume):
+        if start or end or assets or remake or (cancel and resume):
             message = "give a range of time, or --cancel ID, or --resume ID"
             raise typer.BadParameter(message)
         with one_screen_errors():
@@ -114,6 +117,7 @@ def backfill(
                     dagster_url,
                     {asset: windows if asset in PER_OBSERVATION else days for asset in wanted},
                     title=f"{windows[0]} to {windows[-1]}",
+                    remake=remake,
                 ),
                 "observations": len(windows),
                 "days": len(days),
@@ -207,8 +211,13 @@ def runs_of_windows(windows: list[str]) -> list[tuple[str, str]]:
     return runs
 
 
-def launch(dagster_url: str, partitions: Mapping[str, list[str]], *, title: str) -> str:
-    """Launch a backfill of some partitions of some assets, which Dagster makes in the order of its graph; return its id."""
+def launch(dagster_url: str, partitions: Mapping[str, list[str]], *, title: str, remake: bool) -> str:
+    """Launch a backfill of some partitions of some assets, which Dagster makes in the order of its graph; return its id.
+
+    With ``remake`` its runs carry the tag that makes assets work although their inputs are unchanged.
+    """
+    from contimg_resources.store.makings import REMAKE_TAG
+
     selections = [
         {
             "assetKey": {"path": [asset]},
@@ -223,7 +232,9 @@ def launch(dagster_url: str, partitions: Mapping[str, list[str]], *, title: str)
         }
         for asset, keys in partitions.items()
     ]
-    return ask(dagster_url, _LAUNCH, {"parameters": {"partitionsByAssets": selections, "title": title}})
+    tags = [{"key": REMAKE_TAG, "value": "yes"}] if remake else []
+    parameters = {"partitionsByAssets": selections, "title": title, "tags": tags}
+    return ask(dagster_url, _LAUNCH, {"parameters": parameters})
 
 
 def ask(dagster_url: str, mutation: str, variables: dict[str, Any]) -> str:

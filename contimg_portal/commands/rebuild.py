@@ -78,7 +78,9 @@ def rebuild(  # noqa: PLR0917 - one parameter per option of the command line
                 remedy="Choose another range or table; versions are remembered since each stage notes them with its timing.",
             )
         answer = {"why": why, "n_partitions": sum(map(len, partitions.values()))}
-        answer |= {"backfill_id": None if dry_run else launch(dagster_url, partitions, title=f"rebuild: {why}")}
+        answer |= {
+            "backfill_id": None if dry_run else launch(dagster_url, partitions, title=f"rebuild: {why}", remake=True)
+        }
         shown = [
             {
                 "asset": name,

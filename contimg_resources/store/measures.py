@@ -83,14 +83,14 @@ MEASURES = (
         "Sources measured in the full band in the last hour.",
         """SELECT count(*) AS value FROM forced_photometry WHERE band = 'full' AND partition_key IN
         (SELECT partition_key FROM stage_timing WHERE asset = 'forced_photometry'
-         AND started_at > $now - INTERVAL 1 HOUR)""",
+         AND stage = 'whole' AND started_at > $now - INTERVAL 1 HOUR)""",
     ),
     Measure(
         "real_time_factor",
         "Seconds observed per second processed: median of the newest 20 observations; below 1 the telescope is faster.",
         f"""SELECT median(observed_s / busy_s) AS value FROM (
         SELECT any_value(o.duration_s) AS observed_s, sum(t.duration_s) AS busy_s, max(t.started_at) AS last_at
-        FROM stage_timing t JOIN observation o USING (partition_key) WHERE t.asset IN ({_STAGES_SQL})
+        FROM stage_timing t JOIN observation o USING (partition_key) WHERE t.stage = 'whole' AND t.asset IN ({_STAGES_SQL})
         GROUP BY partition_key HAVING count(DISTINCT t.asset) = {len(OBSERVATION_STAGES)} ORDER BY last_at DESC LIMIT 20)""",  # noqa: S608
     ),
     Measure(
@@ -219,7 +219,7 @@ MEASURES = (
     Measure(
         "stage_last_success_timestamp_seconds",
         "When a stage last succeeded, Unix time.",
-        "SELECT asset AS stage, epoch(max(started_at)) AS value FROM stage_timing GROUP BY asset",
+        "SELECT asset AS stage, epoch(max(started_at)) AS value FROM stage_timing WHERE stage = 'whole' GROUP BY asset",
     ),
 )
 
@@ -234,7 +234,8 @@ DISTRIBUTIONS = (
         "observation_latency_seconds",
         "From a complete observation to its scaled fluxes.",
         """SELECT epoch(t.started_at - o.complete_at) + t.duration_s AS value FROM stage_timing t
-        JOIN observation o USING (partition_key) WHERE t.asset = 'flux_scale' AND o.complete_at IS NOT NULL""",
+        JOIN observation o USING (partition_key)
+        WHERE t.asset = 'flux_scale' AND t.stage = 'whole' AND o.complete_at IS NOT NULL""",
         (30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0, 7200.0, 21_600.0, 86_400.0),
     ),
 )

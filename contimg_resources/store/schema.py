@@ -239,7 +239,7 @@ _TABLES = (
         "asset partition_key stage",
         """asset VARCHAR, partition_key VARCHAR, stage VARCHAR, run_id VARCHAR, code_version VARCHAR,
         started_at! TIMESTAMP, duration_s! DOUBLE, peak_memory_mb DOUBLE, cpu_s DOUBLE, read_bytes BIGINT,
-        written_bytes BIGINT""",
+        written_bytes BIGINT, input_hash VARCHAR, file_state VARCHAR, row_state VARCHAR""",
     ),
     _table(
         "dead_letter",

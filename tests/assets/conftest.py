@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from contimg_resources.configurable import Observatory
+from contimg_resources.store.makings import REMAKE_TAG
 from tests.simulated import simulate_campaign
 
 CAMPAIGN = """
@@ -47,15 +48,16 @@ class SmallTelescope:
         return self.root / "incoming"
 
     def run(
-        self, job: str, partition_key: str | None = None, assets: list[str] | None = None
+        self, job: str, partition_key: str | None = None, assets: list[str] | None = None, *, insists: bool = False
     ) -> dg.ExecuteInProcessResult:
-        """Execute a job in this process; failures are returned, not raised."""
+        """Execute a job in this process, also where nothing changed if one insists; failures are returned, not raised."""
         from contimg_assets.definitions import defs
 
         return defs.resolve_job_def(job).execute_in_process(
             partition_key=partition_key,
             instance=self.instance,
             asset_selection=None if assets is None else [dg.AssetKey(name) for name in assets],
+            tags={REMAKE_TAG: "yes"} if insists else None,
             raise_on_error=False,
         )
 

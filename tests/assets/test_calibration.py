@@ -99,14 +99,14 @@ def flag_antennas(telescope: SmallTelescope, partition_key: str, n_antennas: int
 
 
 def test_equal_inputs_are_not_solved_again(calibrated):
-    """A table made again from the same inputs is taken up again, says so, and leaves the very same rows."""
+    """A table that somebody insists on is taken up again from the same inputs, says so, and leaves the very same rows."""
     transit, field = calibrated.partitions()
     for job, key, asset in (("bandpass_job", transit[:10], "bandpass_table"), ("observation_job", field, "gain_table")):
         before = {table: calibrated.rows(table) for table in ("calibration_table", "calibration_use", "check_result")}
         kind = "B" if asset == "bandpass_table" else "G"
         path = Path(table_rows(calibrated, kind, key)["path"].item())
         written_at = path.stat().st_mtime_ns
-        result = calibrated.run(job, key, [asset])
+        result = calibrated.run(job, key, [asset], insists=True)
         assert result.success
         assert metadata_of(result, asset)["solved_again"] is False
         assert path.stat().st_mtime_ns == written_at

@@ -13,6 +13,7 @@ from contimg_assets.failures import PASSING_TROUBLE, UncalibratedError, judge
 from contimg_assets.science.errors import DataError
 from contimg_resources import errors
 from contimg_resources.settings_recovery import TimeoutSettings
+from contimg_sensors.failures import retry_request
 from contimg_sensors.run_events import failures_of_run
 
 
@@ -79,6 +80,13 @@ def test_a_step_that_the_database_ended_is_retried_and_no_fault_of_its_stage():
         True,
         False,
     )
+
+
+def test_a_retry_from_the_first_stage_on_checks_the_raw_files_too():
+    """Their checks belong to no stage: a run killed before them left them undone. From a later stage on they are as they were."""
+    letter = {"letter_id": "a", "asset": "measurement_set", "partition_key": "2026-01-10T05:55"}
+    assert retry_request(letter).asset_selection is None
+    assert dg.AssetKey("measurement_set") not in retry_request(letter | {"asset": "gain_table"}).asset_selection
 
 
 def test_every_asset_that_is_made_is_retried_and_has_a_time_limit():

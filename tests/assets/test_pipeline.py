@@ -38,7 +38,7 @@ def assert_same(before: dict[str, pl.DataFrame], after: dict[str, pl.DataFrame])
 
 @pytest.mark.timeout(1200)
 def test_everything_is_made_and_can_be_made_again(telescope):
-    """All tables fill; a second run, and a run after a day was deleted, give the same rows."""
+    """All tables fill; a second run that insists, and a run after a day was deleted, give the same rows."""
     _, field = make_everything(telescope)
     day = field[:10]
     before = {table: telescope.rows(table) for table in MEASUREMENTS}
@@ -51,7 +51,7 @@ def test_everything_is_made_and_can_be_made_again(telescope):
     assert known.null_count().row(0) == (0,) * len(CONDITIONS)
     assert known["n_antennas"].max() == before["image"]["n_antennas"].max()
 
-    assert telescope.run("observation_job", field).success
+    assert telescope.run("observation_job", field, insists=True).success
     assert telescope.run("daily_job", day).success
     assert_same(before, {table: telescope.rows(table) for table in MEASUREMENTS})
 

@@ -31,6 +31,8 @@ FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "sh
 LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
 LOGS |= {"alert_condition", "breaker", "breaker_event"}
 """Tables that say what happened and when, which a run that was killed changes."""
+ORDER_OF_WORK = "solutions_are_stable_in_time"
+"""The check that compares a calibration table with those there are when it is judged: with a killed transit, others than else."""
 WALL_TIME = {"run_id", "at", "first_seen_at", "complete_at", "modified_at", "requested_at", "started_at"}
 
 _HOLDER = """
@@ -204,6 +206,8 @@ class Campaign:
         for table in sorted(set(TABLES) - LOGS):
             frame = self.store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")
             frame = frame.drop(name for name in frame.columns if name in WALL_TIME)
+            if table == "check_result":
+                frame = frame.filter(pl.col("check_name") != ORDER_OF_WORK)
             for folder in (self.root, self.raw):
                 frame = frame.with_columns(pl.col(pl.String).str.replace_all(str(folder), "", literal=True))
             rows[table] = frame
@@ -236,6 +240,8 @@ def digest(path: Path, places: tuple[Path, ...]) -> Any:
     if path.suffix == ".parquet":
         rows = pl.read_parquet(path)
         rows = rows.drop(name for name in rows.columns if name in WALL_TIME)
+        if "check_name" in rows.columns:
+            rows = rows.filter(pl.col("check_name") != ORDER_OF_WORK)
         for place in places:
             rows = rows.with_columns(pl.col(pl.String).str.replace_all(str(place), "", literal=True))
         return rows.rows()

@@ -79,6 +79,7 @@ def test_unbroken_windows_are_one_range():
     [
         pytest.param(["--from", "2026-02-20"], id="no end"),
         pytest.param(["--cancel", "abc", "--resume", "abc"], id="both"),
+        pytest.param(["--resume", "abc", "--remake"], id="an id that insists"),
         pytest.param(["--cancel", "abc", "--from", "2026-02-20", "--to", "2026-02-20"], id="a range and an id"),
     ],
 )

@@ -167,6 +167,7 @@ def test_the_backfill_names_each_assets_own_partitions(store, dagster):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["backfill_id"] == "abc"
     (request,) = asked
+    assert request["variables"]["parameters"]["tags"] == [{"key": "contimg/remake", "value": "yes"}]
     ranges = {
         each["assetKey"]["path"][0]: each["partitions"]["ranges"]
         for each in request["variables"]["parameters"]["partitionsByAssets"]

@@ -11,9 +11,11 @@ import pytest
 from contimg_assets.definitions import defs
 from contimg_resources.errors import SettingsError
 from contimg_resources.settings import load_settings
+from contimg_resources.store import breakers
 from contimg_resources.store.backlog import backlog
+from contimg_resources.store.makings import WHY_SKIPPED
 from contimg_sensors.arrivals import incoming_observations
-from contimg_sensors.failures import dead_letter_retries
+from contimg_sensors.failures import dead_letter_retries, run_failures
 from contimg_sensors.gates import MOST_RUNS_PER_TICK, pass_gate
 
 MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
@@ -153,3 +155,21 @@ def test_an_old_backlog_is_said(platform, monkeypatch):
     ]
     monkeypatch.setenv("CONTIMG_QUEUE__BACKLOG_LIMIT_H", "8")
     assert pass_gate(platform.instance, platform.observatory, requests).reasons == []
+
+
+def test_a_stage_that_had_nothing_to_do_proves_nothing(platform):
+    """A partition that was there already neither closes a breaker nor ends a row of failures; one that was made does."""
+
+    @dg.asset(name="continuum_image")
+    def image(context):
+        return dg.MaterializeResult(metadata={WHY_SKIPPED: "unchanged"} if "skips" in context.run.tags else {})
+
+    before = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=1)
+    with platform.store.transaction() as connection:
+        breakers.count_failure(connection, "continuum_image", before, run_id="r1", reason="crash", threshold=5)
+    counted = []
+    for tags in ({"skips": "yes"}, {}):
+        assert dg.materialize([image], instance=platform.instance, tags=tags).success
+        platform.tick(run_failures)
+        counted += [one.n_failures for one in breakers.breakers(platform.store)]
+    assert counted == [1, 0]
