@@ -168,9 +168,8 @@ def _recorded_files(store: Store, watch: FolderWatch) -> tuple[dict[str, FileSta
     """What the store knows of the files that lie in the folder, and of those whose observation is not processed yet."""
     names = pl.DataFrame({"path": [f"{watch.folder}/{name}" for name in watch.names()]}, schema={"path": pl.String})
     with store.reading() as connection:
-        connection.register(
-            "incoming_rows", names
-        )  # as a parameter, each of 40,000 names would be an object of DuckDB's
+        # As a parameter, each of 40,000 names would be an object of DuckDB's.
+        connection.register("incoming_rows", names)
         rows = connection.sql(
             "SELECT f.path, f.bytes, epoch_us(f.modified_at) AS modified_us, f.reason_code FROM raw_file f"
             " LEFT JOIN observation o USING (observation_id) WHERE f.status <> 'removed' AND starts_with(f.path, $folder)"
