@@ -126,10 +126,10 @@ class DaemonPlatform:
     def done_at(self, expected: list[Expected]) -> float | None:
         """When the last run ended, if nothing is left to be done; None while there is.
 
-        Nothing is left when every expected partition has been made, no run waits or is under way, and every sensor has looked
-        since the last run ended and asked for nothing.
+        Nothing is left when every expected partition has been made, no run waits or is under way, no dead letter waits for its
+        retry, and every sensor has looked since the last run ended and asked for nothing.
         """
-        if self.instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
+        if self._retries_wait() or self.instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
             return None
         if not all(self._is_made(one) for one in expected):
             return None
@@ -140,6 +140,14 @@ class DaemonPlatform:
             if state.is_running
         ]
         return ended if looked and min(looked) > ended else None
+
+    def _retries_wait(self) -> bool:
+        """Whether something failed and will be retried by itself."""
+        store = self.campaign.store
+        if not store.path.exists():
+            return False
+        waiting = "SELECT count(*) FROM dead_letter WHERE status = 'retrying' OR next_retry_at IS NOT NULL"
+        return bool(store.query(waiting).item())
 
     def _is_made(self, one: Expected) -> bool:
         key = dg.AssetKey(one.asset)
