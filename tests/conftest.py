@@ -45,12 +45,25 @@ def _fail_with_reason(report: pytest.TestReport | pytest.CollectReport) -> None:
     report.longrepr = f"In CI nothing may be skipped, but {report.nodeid} was. {reason}"
 
 
+def _names_of_settings() -> list[str]:
+    return [name for name in os.environ if name.startswith("CONTIMG_") or name == "DAGSTER_HOME"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Leave no setting of one test to the fixtures of the next module, which are made before `_no_settings_from_outside`."""
+    try:
+        return (yield)
+    finally:
+        for name in _names_of_settings():
+            del os.environ[name]
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings and the Dagster instance of the person who runs the tests out of them."""
-    for name in list(os.environ):
-        if name.startswith("CONTIMG_") or name == "DAGSTER_HOME":
-            monkeypatch.delenv(name)
+    for name in _names_of_settings():
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
