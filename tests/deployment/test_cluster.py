@@ -112,7 +112,9 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     before = makers_of_images(cluster)
     day = embedded.store.query("SELECT min(partition_key[:10]) AS day FROM observation").item()
     url = cluster.state()["dagster"]
-    asked = cluster.command("backfill", "--from", day, "--to", day, "--assets", _IMAGES, "--dagster-url", url)
+    asked = cluster.command(
+        "backfill", "--from", day, "--to", day, "--assets", _IMAGES, "--remake", "--dagster-url", url
+    )
     assert asked.returncode == 0, asked.stderr
     with cluster.instance() as instance:
         cluster.wait_for(instance, lambda: imaging(instance), _PATIENCE_S, "an image is under way")
