@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from contimg_assets.arrivals import observe_arrivals
 from contimg_resources.configurable import Observatory
 from contimg_resources.store.makings import REMAKE_TAG
 from tests.simulated import simulate_campaign
@@ -82,6 +84,10 @@ def small_campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulate_campaign(tmp_path_factory.mktemp("campaign"), CAMPAIGN)
 
 
+SETTINGS = ("CONTIMG_DATA", "CONTIMG_INCOMING", "CONTIMG_CATALOGUE", "CONTIMG_THREADS", "CONTIMG_MINIMUM_FREE_GB")
+"""What `configure` sets."""
+
+
 def configure(root: Path, campaign: Path, incoming: Path) -> None:
     """Point the settings at one test's folders (``_no_settings_from_outside`` cleans up before each test)."""
     os.environ |= {
@@ -105,3 +111,19 @@ def telescope(small_campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     configure(tmp_path, small_campaign, incoming)
     with dg.DagsterInstance.ephemeral() as instance:
         yield SmallTelescope(tmp_path, instance)
+
+
+@contextmanager
+def telescope_with_bandpass(root: Path, campaign: Path, incoming: Path) -> Iterator[SmallTelescope]:
+    """A telescope in new folders whose transit is converted and calibrated; it leaves no setting behind."""
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        for name in SETTINGS:
+            patch.setenv(name, "")
+        configure(root, campaign, incoming)
+        made = SmallTelescope(root, instance)
+        observe_arrivals(made.observatory)
+        transit, _ = made.partitions()
+        assert made.run("catalogue_job").success
+        assert made.run("observation_job", transit, ["measurement_set"]).success
+        assert made.run("bandpass_job", transit[:10]).success
+        yield made

@@ -16,10 +16,9 @@ from casacore import tables
 from contimg_assets.arrivals import observe_arrivals
 from contimg_resources.measurement_sets import read_measurement_set, write_flags
 from contimg_resources.store.lineage import reject_table, users_of_withdrawn_tables
-from tests.assets.conftest import SmallTelescope, configure
+from tests.assets.conftest import SETTINGS, SmallTelescope, configure, telescope_with_bandpass
 from tests.assets.test_pipeline import failure_text
 
-NAMES = ("CONTIMG_DATA", "CONTIMG_INCOMING", "CONTIMG_CATALOGUE", "CONTIMG_THREADS", "CONTIMG_MINIMUM_FREE_GB")
 _WITHOUT_RUN = ("run_id", "code_version")
 
 
@@ -27,16 +26,8 @@ _WITHOUT_RUN = ("run_id", "code_version")
 def calibrated_folder(small_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with both measurement sets, the bandpass and both gain tables, and a copy of it to start from."""
     root = tmp_path_factory.mktemp("calibrated")
-    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
-        for name in NAMES:
-            patch.setenv(name, "")
-        configure(root, small_campaign, small_campaign / "incoming")
-        made = SmallTelescope(root, instance)
-        observe_arrivals(made.observatory)
+    with telescope_with_bandpass(root, small_campaign, small_campaign / "incoming") as made:
         transit, field = made.partitions()
-        assert made.run("catalogue_job").success
-        assert made.run("observation_job", transit, ["measurement_set"]).success
-        assert made.run("bandpass_job", transit[:10]).success
         assert made.run("observation_job", transit, ["gain_table"]).success
         assert made.run("observation_job", field, ["measurement_set", "gain_table"]).success
     shutil.copytree(root / "data", root / "saved")
@@ -50,7 +41,7 @@ def calibrated(
     """That telescope as it was made, whatever another test did to it."""
     shutil.rmtree(calibrated_folder / "data")
     shutil.copytree(calibrated_folder / "saved", calibrated_folder / "data")
-    for name in NAMES:
+    for name in SETTINGS:
         monkeypatch.setenv(name, "")
     configure(calibrated_folder, small_campaign, small_campaign / "incoming")
     with dg.DagsterInstance.ephemeral() as instance:

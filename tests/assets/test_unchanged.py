@@ -22,9 +22,8 @@ from contimg_assets.unchanged import Stage
 from contimg_resources.measurement_sets import read_measurement_set, write_flags
 from contimg_resources.store.lineage import reject_table
 from contimg_resources.store.rebuild import rebuild_store
-from tests.assets.conftest import SmallTelescope, configure
+from tests.assets.conftest import SETTINGS, SmallTelescope, configure, telescope_with_bandpass
 
-NAMES = ("CONTIMG_DATA", "CONTIMG_INCOMING", "CONTIMG_CATALOGUE", "CONTIMG_THREADS", "CONTIMG_MINIMUM_FREE_GB")
 CHAIN = ["measurement_set", "gain_table", "continuum_image", "forced_photometry", "flux_scale"]
 TABLES = ("calibration_table", "calibration_use", "image", "forced_photometry", "flux_scale", "flux_reference")
 
@@ -34,16 +33,8 @@ def observed_folder(tmp_path_factory: pytest.TempPathFactory, small_campaign: Pa
     """A bandpass and everything of one observation, made once; copied for each test."""
     root = tmp_path_factory.mktemp("observed")
     shutil.copytree(small_campaign / "incoming", root / "incoming")
-    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
-        for name in NAMES:
-            patch.setenv(name, "")
-        configure(root, small_campaign, root / "incoming")
-        made = SmallTelescope(root, instance)
-        observe_arrivals(made.observatory)
-        transit, field = made.partitions()
-        assert made.run("catalogue_job").success
-        assert made.run("observation_job", transit, ["measurement_set"]).success
-        assert made.run("bandpass_job", transit[:10]).success
+    with telescope_with_bandpass(root, small_campaign, root / "incoming") as made:
+        _, field = made.partitions()
         assert made.run("observation_job", field).success
     shutil.copytree(root / "data", root / "saved" / "data")
     shutil.copytree(root / "incoming", root / "saved" / "incoming")
@@ -56,7 +47,7 @@ def observed(observed_folder: Path, small_campaign: Path, monkeypatch: pytest.Mo
     for part in ("data", "incoming"):
         shutil.rmtree(observed_folder / part)
         shutil.copytree(observed_folder / "saved" / part, observed_folder / part)
-    for name in NAMES:
+    for name in SETTINGS:
         monkeypatch.setenv(name, "")
     configure(observed_folder, small_campaign, observed_folder / "incoming")
     with dg.DagsterInstance.ephemeral() as instance:
