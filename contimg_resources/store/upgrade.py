@@ -27,6 +27,7 @@ from contimg_resources.table_folders import require_space
 
 _CHANGED: dict[int, dict[str, dict[str, str]]] = {
     4: {"dead_letter": {"first_at": '"at"', "last_at": '"at"', "n_attempts": "coalesce(n_attempts, 1)"}},
+    5: {},
 }
 """By version that is left: table, column, and what it is made of where it is not the column of that name. Columns that are named in
 neither are empty."""
@@ -52,15 +53,15 @@ def upgrade_store(path: Path) -> Upgraded:
         If it has the present version already, one from which no step leads, or cannot be read; it is unchanged then.
     """
     version = stored_version(path)
-    if version == SCHEMA_VERSION and _has_every_column(path):
+    if version == SCHEMA_VERSION:
         raise StoreError(
             f"The store {path} is up to date",
-            got=f"schema version {version} with every column",
+            got=f"schema version {version}",
             expected="an earlier one",
             remedy="Nothing is to be done.",
             reason_code="store_version",
         )
-    if version not in {SCHEMA_VERSION, *_CHANGED}:
+    if version not in _CHANGED:
         raise StoreError(
             f"The store {path} cannot be upgraded",
             got=f"schema version {version}",
@@ -80,7 +81,7 @@ def upgrade_store(path: Path) -> Upgraded:
     fresh = path.with_name(f".{path.name}.upgrade")
     fresh.unlink(missing_ok=True)
     try:
-        n_rows = _fill(path, fresh, _CHANGED.get(version, {}))
+        n_rows = _fill(path, fresh, _CHANGED[version])
         os.link(path, kept)
         fresh.replace(path)
         sync_names(path.parent)
@@ -124,13 +125,6 @@ def stored_version(path: Path) -> int:
             expected="a table schema_version with one row, and no other process that writes",
             remedy="Stop Dagster and the portal; if the file is damaged, restore a backup.",
         ) from error
-
-
-def _has_every_column(path: Path) -> bool:
-    """Whether a store has all tables and columns of the schema: one of this version that was made before it shipped may not."""
-    with closing(_opened(path)) as connection:
-        found = _columns(connection)
-    return all(set(table.column_names) <= found.get(table.name, set()) for table in TABLES.values())
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:

@@ -15,6 +15,7 @@ from contimg_resources.errors import StoreError
 from contimg_resources.products import Products, file_hash
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
+from contimg_resources.store.schema import SCHEMA_VERSION
 from contimg_resources.store.upgrade import roll_back_store, upgrade_store
 
 TABLES_OF_4 = Path(__file__).parents[1] / "golden" / "store_version4" / "tables.sql"
@@ -66,8 +67,8 @@ def test_every_row_and_value_of_the_old_store_is_in_the_upgraded_one(old):
     upgraded = upgrade_store(old)
     after = content(old)
     n_tables = len(before) - 1
-    assert (upgraded.from_version, upgraded.to_version, upgraded.n_rows) == (4, 5, n_tables * N_ROWS)
-    assert after["schema_version"]["version"].to_list() == [5]
+    assert (upgraded.from_version, upgraded.to_version, upgraded.n_rows) == (4, SCHEMA_VERSION, n_tables * N_ROWS)
+    assert after["schema_version"]["version"].to_list() == [SCHEMA_VERSION]
     for name in before.keys() - {"schema_version"}:
         shared = [column for column in before[name].columns if column in after[name].columns]
         if name == "dead_letter":
@@ -125,18 +126,21 @@ def test_a_store_of_this_version_is_left_alone(settings):
     assert file_hash(path) == before
 
 
-def test_a_store_of_this_version_that_lacks_a_column_is_upgraded(settings):
-    """One that was made before the version shipped: the table and the column that came later are there afterwards."""
+def test_a_store_of_version_5_gets_what_came_later(settings):
+    """It is refused with the command to give; the table and the columns that version 5 did not have are there afterwards."""
     path = Products(settings.data).store_path
     Store(path).upsert("source", pl.DataFrame({"source_id": ["S1"], "ra_deg": [1.0], "dec_deg": [2.0]}))
     with duckdb.connect(str(path)) as connection:
         connection.execute("DROP TABLE source_comment")
-        connection.execute("ALTER TABLE stage_timing DROP COLUMN cpu_s")
-    assert upgrade_store(path).n_rows == 1
-    assert Store(path).query("SELECT count(*), (SELECT count(cpu_s) FROM stage_timing) FROM source_comment").row(0) == (
-        0,
-        0,
-    )
+        for column in ("cpu_s", "input_hash", "file_state", "row_state"):
+            connection.execute(f"ALTER TABLE stage_timing DROP COLUMN {column}")
+        connection.execute("UPDATE schema_version SET version = 5")
+    with pytest.raises(StoreError, match="contimg store upgrade"):
+        Store(path).query("FROM source")
+    upgraded = upgrade_store(path)
+    assert (upgraded.from_version, upgraded.n_rows) == (5, 1)
+    columns = "count(*), (SELECT count(cpu_s) + count(input_hash) FROM stage_timing)"
+    assert Store(path).query(f"SELECT {columns} FROM source_comment").row(0) == (0, 0)
 
 
 def test_the_command_upgrades_and_rolls_back(old):
