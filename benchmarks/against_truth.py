@@ -22,7 +22,7 @@ def measured_sources(image_path: Path, beam_path: Path) -> pl.DataFrame:
     image_path : Path
         Restored image, Jy/beam.
     beam_path : Path
-        Drift-averaged primary beam on the same pixels: what an image of the same data shows of a source.
+        Drift-averaged primary beam: what an image of the same data shows of a source.
 
     Returns
     -------
@@ -46,8 +46,7 @@ def measured_sources(image_path: Path, beam_path: Path) -> pl.DataFrame:
     ra_deg, dec_deg = truth["ra_deg"].to_numpy(), truth["dec_deg"].to_numpy()
     image, beam = SkyImage(**read_image(image_path)), SkyImage(**read_image(beam_path))
     maps = estimate_noise(image.data, box_pixels=25 * image.beam_major_arcsec / image.pixel_arcsec)
-    places = image.wcs.all_world2pix(ra_deg, dec_deg, 0)
-    power = primary_beam_at(beam.data, *places)
+    power = primary_beam_at(beam.data, *beam.wcs.all_world2pix(ra_deg, dec_deg, 0))
     sources = truth.select("source_id").with_columns(
         primary_beam=power,
         expected_jy=power

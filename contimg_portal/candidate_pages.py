@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from contimg_portal import plots, sky_figures
+from contimg_portal import plots
 from contimg_portal.api import Limit, Offset, OpenStore, paginate
 from contimg_portal.cutouts import event_cutouts
 from contimg_portal.lens_models import event_depths, lens_models, residuals
@@ -73,7 +73,7 @@ def show_candidate(request: Request, store: OpenStore, candidate_id: str) -> Res
         figures["residuals"] = plots.plot_residuals(residuals(evidence), events=events)
         measured, predicted = event_depths(evidence, found["duration_d"] or 0.0)
         if measured.height > 1:
-            figures["chromaticity"] = sky_figures.plot_chromaticity(measured, predicted)
+            figures["chromaticity"] = plots.plot_chromaticity(measured, predicted)
     context = {
         "candidate": found,
         "evidence": _flatten(evidence),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Line, Range1d, Scatter
+from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Line, Range1d, Scatter, Segment
 from bokeh.models.annotations import BoxAnnotation, Legend, LegendItem, Span, Whisker
 from bokeh.plotting import figure
 
@@ -250,4 +250,45 @@ def _residuals_form(bands: tuple[str, ...], n_events: int) -> FigureForm:
         points.name = band
         renderers.append(points)
     plot.add_tools(HoverTool(renderers=renderers, tooltips=[("band", "$name"), ("residual", "@sigma{0.0} σ")]))
+    return FigureForm(plot)
+
+
+def plot_chromaticity(rows: pl.DataFrame, model: pl.DataFrame | None) -> dict[str, Any]:
+    """Relative flux density at the peak of an event against wavelength squared, and what the fitted lens predicts.
+
+    Parameters
+    ----------
+    rows, model : polars.DataFrame
+        ``band, wavelength2_m2, depth, depth_err``; the model without errors.
+    """
+    values: dict[str, dict[str, Any]] = {
+        f"change-{part['band']}": {
+            "x": [part["wavelength2_m2"]],
+            "y": [part["depth"]],
+            "upper": [part["depth"] + part["depth_err"]],
+            "lower": [part["depth"] - part["depth_err"]],
+        }
+        for part in rows.to_dicts()
+    }
+    if model is not None and model.height:
+        curve = model.sort("wavelength2_m2")
+        values["lens"] = {"x": curve["wavelength2_m2"].to_numpy(), "y": curve["depth"].to_numpy()}
+    return _chromaticity_form(tuple(rows["band"])).filled(values)
+
+
+@lru_cache(_MOST_FORMS)
+def _chromaticity_form(bands: tuple[str, ...]) -> FigureForm:
+    plot = blank_figure(260, "")
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "wavelength² (m²)", "change of flux in the event"
+    lens = _named_source("lens", ("x", "y"))
+    plot.add_glyph(lens, Line(x="x", y="y", line_color=EVENT_COLOUR, line_width=2))
+    renderers = []
+    for band in bands:
+        colour = BAND_COLOURS.get(band, OTHER_COLOUR)
+        source = _named_source(f"change-{band}", ("x", "y", "upper", "lower"))
+        plot.add_glyph(source, Segment(x0="x", y0="lower", x1="x", y1="upper", line_color=colour))
+        points = plot.add_glyph(source, Scatter(x="x", y="y", size=9, fill_color=colour, line_color=colour))
+        points.name = band
+        renderers.append(points)
+    plot.add_tools(HoverTool(renderers=renderers, tooltips=[("band", "$name"), ("change", "@y{0.000}")]))
     return FigureForm(plot)

@@ -227,35 +227,6 @@ _DENSITY = ("#9cc3ee", "#86b0e6", "#6f9cdc", "#5a87d0", "#4a72c1", "#3e5dae", "#
 """From few to many; all of them stand out on light ground and all but the last on dark."""
 
 
-def plot_chromaticity(rows: pl.DataFrame, model: pl.DataFrame | None) -> dict[str, Any]:
-    """Relative flux density at the peak of an event against wavelength squared, and what the fitted lens predicts.
-
-    Parameters
-    ----------
-    rows, model : polars.DataFrame
-        ``band, wavelength2_m2, depth, depth_err``; the model without errors.
-    """
-    source = ColumnDataSource(
-        {
-            "x": rows["wavelength2_m2"].to_list(),
-            "y": rows["depth"].to_list(),
-            "upper": (rows["depth"] + rows["depth_err"]).to_list(),
-            "lower": (rows["depth"] - rows["depth_err"]).to_list(),
-            "band": rows["band"].to_list(),
-            "colour": [BAND_COLOURS.get(band, STATE_COLOURS["unknown"]) for band in rows["band"]],
-        }
-    )
-    plot = blank_figure(260, "")
-    plot.xaxis.axis_label, plot.yaxis.axis_label = "wavelength² (m²)", "change of flux in the event"
-    if model is not None and model.height:
-        curve = model.sort("wavelength2_m2")
-        plot.line(curve["wavelength2_m2"].to_list(), curve["depth"].to_list(), line_color=EVENT_COLOUR, line_width=2)
-    points = plot.add_glyph(source, Scatter(x="x", y="y", size=9, fill_color="colour", line_color="colour"))
-    plot.segment("x", "lower", "x", "upper", source=source, line_color="colour")
-    plot.add_tools(HoverTool(renderers=[points], tooltips=[("band", "@band"), ("change", "@y{0.000}")]))
-    return dict(json_item(plot))
-
-
 def observation_label(start_mjd: float) -> str:
     """Date of an observation as pictures are captioned."""
     return f"{from_mjd(start_mjd):%d %b %H:%M}"

@@ -56,7 +56,7 @@ def run_task(name: str, **parameters: Any) -> Any:
     name : str
         Name of the task in ``casatasks``.
     **parameters
-        The task's own parameters; paths as text.
+        The task's own parameters; relative paths, as ``Path``, are those of this process.
 
     Returns
     -------
@@ -73,8 +73,14 @@ def run_task(name: str, **parameters: Any) -> Any:
         If CASA is killed or crashes.
     """
     require_installed()
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
-    return run_in_casa_process(name, plain)
+    return run_in_casa_process(name, {key: _as_text(value) for key, value in parameters.items()})
+
+
+def _as_text(value: Any) -> Any:
+    """Paths as CASA takes them: its process works in a folder of its own, where tclean leaves temporary images."""
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
 
 
 def perform_task(name: str, parameters: dict[str, Any], folder: Path) -> Any:

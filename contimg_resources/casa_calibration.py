@@ -80,7 +80,7 @@ class CasaCalibrator:
         with self._measurement_set(columns) as ms_path:
             paths = _write_tables(ms_path, solutions)
             run_task(
-                "applycal", vis=ms_path, gaintable=[str(path) for path in paths], calwt=True, flagbackup=False,
+                "applycal", vis=ms_path, gaintable=list(paths), calwt=True, flagbackup=False,
                 interp=[_INTERPOLATION[table["kind"]] for table in solutions],
             )  # fmt: skip
             calibrated = read_measurement_set(ms_path, column="CORRECTED_DATA")
@@ -119,7 +119,7 @@ def solve_phases(
     """
     _solve(
         "gaincal", ms_path, table, task, spw=channels, solint="int", calmode="p",
-        gaintable=[str(path) for path in prior],
+        gaintable=list(prior),
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def solve_bandpass(ms_path: Path, table: Path, task: Mapping[str, Any], prior: S
     """Bandpass of all time together after the tables of ``prior``; ``task`` as for phases, and ``normalise``."""
     _solve(
         "bandpass", ms_path, table, task, solint="inf", combine="scan", solnorm=bool(task["normalise"]),
-        gaintable=[str(path) for path in prior],
+        gaintable=list(prior),
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def solve_gains(ms_path: Path, table: Path, task: Mapping[str, Any], prior: Sequ
         interval = f"{(n_integrations - 1e-3) * task['integration_s']:.6f}s"
     _solve(
         "gaincal", ms_path, table, task, solint=interval, calmode="p" if task["phase_only"] else "ap",
-        gaintable=[str(path) for path in prior],
+        gaintable=list(prior),
     )  # fmt: skip
 
 

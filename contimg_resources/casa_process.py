@@ -64,6 +64,7 @@ class CasaProcess:
         with theirs, self._printed.open("wb") as sink:
             self._process = subprocess.Popen(  # noqa: S603 - a fixed argument list, no shell
                 bound_to_this_thread(command),
+                cwd=self._folder.name,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import polars as pl
 
 from contimg_resources.products import Products
 from contimg_resources.store.connection import Store
+from contimg_resources.store.makings import REMAKE_TAG
 from contimg_resources.store.schema import TABLES
 
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
@@ -52,6 +53,8 @@ class Step:
     job: str
     partition_key: str | None = None
     assets: tuple[str, ...] | None = None
+    remake: bool = False
+    """Whether everything is made again, also from unchanged inputs."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def _perform(step: Step, environment: dict[str, str], home: str, counted: Path, 
                     partition_key=step.partition_key,
                     instance=instance,
                     asset_selection=None if step.assets is None else [dg.AssetKey(name) for name in step.assets],
+                    tags={REMAKE_TAG: "yes"} if step.remake else None,
                     raise_on_error=False,
                 )
                 .success
@@ -202,16 +206,7 @@ class Campaign:
 
     def content(self) -> dict[str, pl.DataFrame]:
         """Rows of every table whose rows follow from the data, without times of day, runs and the place of the folder."""
-        rows = {}
-        for table in sorted(set(TABLES) - LOGS):
-            frame = self.store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")
-            frame = frame.drop(name for name in frame.columns if name in WALL_TIME)
-            if table == "check_result":
-                frame = frame.filter(pl.col("check_name") != ORDER_OF_WORK)
-            for folder in (self.root, self.raw):
-                frame = frame.with_columns(pl.col(pl.String).str.replace_all(str(folder), "", literal=True))
-            rows[table] = frame
-        return rows
+        return rows_to_compare(self.store, (self.root, self.raw))
 
     def products(self) -> dict[str, Any]:
         """Every visible product by its place, with what it says."""
@@ -225,6 +220,20 @@ class Campaign:
         files = [path for path in places if path.is_file() and not any(table in path.parents for table in tables)]
         files = [path for path in files if not LOGS & set(path.relative_to(folder).parts)]
         return {str(path.relative_to(folder)): digest(path, (self.root, self.raw)) for path in [*tables, *files]}
+
+
+def rows_to_compare(store: Store, places: Sequence[Path]) -> dict[str, pl.DataFrame]:
+    """Rows of every table whose rows follow from the data, without times of day, runs and the folders they name."""
+    rows = {}
+    for table in sorted(set(TABLES) - LOGS):
+        frame = store.query(f"SELECT * FROM {table} ORDER BY {', '.join(TABLES[table].key)}")
+        frame = frame.drop(name for name in frame.columns if name in WALL_TIME)
+        if table == "check_result":
+            frame = frame.filter(pl.col("check_name") != ORDER_OF_WORK)
+        for place in places:
+            frame = frame.with_columns(pl.col(pl.String).str.replace_all(str(place), "", literal=True))
+        rows[table] = frame
+    return rows
 
 
 def digest(path: Path, places: tuple[Path, ...]) -> Any:
