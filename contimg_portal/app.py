@@ -34,6 +34,7 @@ from contimg_portal import (
     operations_pages,
     overview_page,
     pages,
+    settings_api,
     sky_pictures,
     source_pages,
 )
@@ -74,7 +75,7 @@ _STATUS_CODES = {
 
 
 _PAGES = (overview_page, observation_pages, source_pages, candidate_pages, operations_pages, pages, sky_pictures)
-_APIS = (api, comments, operations_api, compute_api, events_api, monitoring)
+_APIS = (api, comments, operations_api, settings_api, compute_api, events_api, monitoring)
 
 
 def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:

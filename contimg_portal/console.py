@@ -53,7 +53,7 @@ def emit(result: Mapping[str, Any], *, as_json: bool, rows: str | None = None) -
     if rows and result[rows]:
         table = Table(*[str(name) for name in result[rows][0]])
         for row in result[rows]:
-            table.add_row(*[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()])
+            table.add_row(*[f"{v:.6g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
         out.print(table)
 
 

@@ -13,6 +13,7 @@ from contimg_assets.photometry import flux_scale
 from contimg_assets.science.light_curves import FALLBACK_SCALE, UNIT_SCALE, combine_transits, flag_scale_fallbacks
 from contimg_assets.variability import light_curves
 from contimg_resources.configurable import Observatory
+from contimg_resources.feature_flags import RollOut
 from contimg_resources.store.connection import Store
 
 FIRST_MJD = 61042.0
@@ -145,10 +146,45 @@ def test_feature_flag_chooses_the_method_and_both_are_kept(store):
     for day in range(3):
         write_observation(store, catalogue, photometry(catalogue, true, day, 0))
     ensemble = make_day(store, catalogue, 2)
-    by_catalogue = make_day(store, catalogue, 2, method="catalogue")
+    by_catalogue = make_day(store, catalogue, 2, method_of=lambda _key: "catalogue")
     assert not by_catalogue.measurements["factor"].equals(ensemble.measurements["factor"])
     assert by_catalogue.comparison.drop("is_applied").equals(ensemble.comparison.drop("is_applied"))
     assert by_catalogue.comparison.filter("is_applied")["method"].to_list() == ["catalogue"]
+
+
+def test_a_roll_out_scales_its_observations_alone_and_says_which(store):
+    """Each observation has the factors of the method that its partition key chooses, and the comparison marks that one."""
+    catalogue, true = catalogue_and_truth(3)
+    for day in range(2):
+        for tile in range(4):
+            write_observation(store, catalogue, photometry(catalogue, true, day, tile))
+    flag = RollOut("feature_flux_scale", "catalogue", "ensemble", 50.0)
+    ensemble = make_day(store, catalogue, 1).measurements
+    by_catalogue = make_day(store, catalogue, 1, method_of=lambda _key: "catalogue").measurements
+    mixed = make_day(store, catalogue, 1, method_of=flag.of)
+    chosen = {f"day 1 tile {tile}": flag.of(f"day 1 tile {tile}") for tile in range(4)}
+    assert set(chosen.values()) == {"ensemble", "catalogue"}
+    for name, method in chosen.items():
+        expected = {"ensemble": ensemble, "catalogue": by_catalogue}[method].filter(observation_id=name)
+        assert mixed.measurements.filter(observation_id=name).equals(expected)
+    applied = mixed.comparison.filter("is_applied").select("observation_id", "method").rows()
+    assert dict(applied) == {
+        name: {"ensemble": "ensemble_plane", "catalogue": "catalogue"}[method] for name, method in chosen.items()
+    }
+
+
+def test_the_method_of_an_observation_without_references_is_known(store):
+    """Its comparison has no factors, and says which way was tried."""
+    catalogue, true = catalogue_and_truth(4)
+    others = catalogue.filter(~pl.col("is_reference"))["source_id"].to_list()
+    write_observation(store, catalogue, photometry(catalogue, true, 0, 0, only=others[:4]))
+    make_day(store, catalogue, 0, method_of=lambda _key: "catalogue")
+    rows = rows_of(store, "flux_scale_comparison").sort("method")
+    assert rows.select("method", "n_references", "factor", "is_applied").rows() == [
+        ("catalogue", 0, None, True),
+        ("ensemble", 0, None, False),
+        ("ensemble_plane", 0, None, False),
+    ]
 
 
 def test_observation_without_references_uses_the_wider_field(store):
