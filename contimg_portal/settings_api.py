@@ -1,8 +1,8 @@
 """The settings of this portal's processes and how they were changed, under ``/api/v1``: for reading only, secrets masked.
 
-What belongs here: the answers. Rows are ``contimg_resources.settings_table``, the same that ``contimg doctor --settings`` prints;
-the page is ``operations_pages.py``. Settings are those of this process; of another site, whose processes have settings of their own,
-only the changes in its store are known.
+What belongs here: the answers. Rows are ``contimg_resources.settings_table``, the same that ``contimg doctor --settings``
+prints; the page is ``operations_pages.py``. Settings are those of this process; of another site, whose processes have settings
+of their own, only the changes in its store are known.
 """
 
 from __future__ import annotations
