@@ -97,6 +97,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
         lifespan=_close_at_end,
     )
     app.state.settings = settings
+    app.state.told_settings = settings_api.told_settings(settings, site)
     app.state.store = SnapshotStore(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
     app.state.cache = StoreCache(app.state.store.path, settings.pages.cache_s)
     app.state.telescope = load_telescope(settings.array)

@@ -16,7 +16,6 @@ from contimg_portal.api import OpenStore
 from contimg_portal.operations_api import disk_of, report_days
 from contimg_portal.pages import render
 from contimg_portal.quality_figures import plot_calibration, plot_completeness
-from contimg_portal.settings_api import settings_of
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.setting_changes import setting_changes
@@ -80,7 +79,7 @@ def show_settings(request: Request, store: OpenStore) -> Response:
         changes = setting_changes(store, limit=_ROWS_SHOWN).to_dicts()
     except ResourceError as error:
         problem = f"{error.what}. {error.remedy}"
-    found = settings_of(request)
+    found = request.app.state.told_settings
     context = {
         **found,
         "differing": [row for row in found["settings"] if not row["is_default"]],

@@ -16,6 +16,7 @@ from contimg_portal.answers import exports, list_answer, page_of, row_model
 from contimg_portal.api import PROBLEMS, OpenStore
 from contimg_portal.parameters import Format, Limit, Offset
 from contimg_resources.setting_changes import setting_changes
+from contimg_resources.settings import Settings
 from contimg_resources.settings_table import Origin, settings_of_process
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
@@ -50,18 +51,17 @@ class SettingsAnswer(BaseModel):
     settings: list[Setting]
 
 
-def settings_of(request: Request) -> dict[str, Any]:
-    """What this portal runs with; nothing for another site, whose processes are not this one."""
-    state = request.app.state
-    if state.site is not None:
+def told_settings(settings: Settings, site: str | None) -> dict[str, Any]:
+    """What a portal tells of its settings for as long as it runs; nothing for another site, whose processes have others."""
+    if site is not None:
         return {"file": None, "secrets_folder": None, "unknown": [], "settings": []}
-    return settings_of_process(state.settings)
+    return settings_of_process(settings)
 
 
 @router.get("/settings")
 def show_settings(request: Request) -> SettingsAnswer:
     """Every setting of this portal with its value, where that comes from, its default and its meaning."""
-    return SettingsAnswer.model_validate(settings_of(request))
+    return SettingsAnswer.model_validate(request.app.state.told_settings)
 
 
 @router.get(

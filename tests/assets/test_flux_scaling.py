@@ -250,7 +250,7 @@ def test_sources_that_are_no_references_stand_in_by_their_catalogue_fluxes(store
 
 
 def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
-    """flux_scale and light_curves run in Dagster on the catalogue and photometry of one observation, and name numbers."""
+    """flux_scale and light_curves run in Dagster and name numbers; with the flag changed a day remade has other fluxes."""
     monkeypatch.setenv("CONTIMG_DATA", str(tmp_path))
     monkeypatch.setenv("CONTIMG_MINIMUM_FREE_GB", "0")
     observatory = Observatory()
@@ -266,6 +266,9 @@ def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
             dg.materialize([asset], partition_key=key, resources={"observatory": observatory}, instance=instance)
             for asset, key in ((flux_scale, window), (light_curves, day))
         ]
+        by_ensemble = rows_of(observatory.store, "light_curve").drop("run_id")
+        monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "catalogue")
+        dg.materialize([light_curves], partition_key=day, resources={"observatory": Observatory()}, instance=instance)
     scale, curves = (
         result.asset_materializations_for_node(name)[0]
         for result, name in zip(made, ("flux_scale", "light_curves"), strict=True)
@@ -274,7 +277,10 @@ def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
     assert 0.0 < scale.metadata["cross_validated_mean"].value < 0.2
     assert sum(curves.metadata["flux_scale_methods"].value.values()) == rows.height
     assert set(curves.metadata["cross_validated_scatter"].value) == {"catalogue", "ensemble", "ensemble_plane"}
-    assert rows_of(observatory.store, "flux_scale_comparison").height == 3
+    comparison = rows_of(observatory.store, "flux_scale_comparison")
+    assert comparison.height == 3
+    assert comparison.filter("is_applied")["method"].to_list() == ["catalogue"]
+    assert not rows_of(observatory.store, "light_curve").drop("run_id").equals(by_ensemble)
     assert rows_of(observatory.store, "flux_reference").height == N_REFERENCES
 
 
