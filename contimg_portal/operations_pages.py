@@ -7,6 +7,7 @@ as JSON are ``operations_api.py`` and ``settings_api.py``.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 from fastapi import APIRouter, Request, Response
@@ -74,7 +75,8 @@ def show_operations(request: Request, store: OpenStore) -> Response:
 @router.get("/settings")
 def show_settings(request: Request, store: OpenStore) -> Response:
     """Every setting of this portal, what differs from the default first, and the changes; also while there is no store."""
-    changes, problem = [], ""
+    changes: list[dict[str, Any]] = []
+    problem = ""
     try:
         changes = setting_changes(store, limit=_ROWS_SHOWN).to_dicts()
     except ResourceError as error:

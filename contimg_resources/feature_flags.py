@@ -74,13 +74,14 @@ def parse_roll_out(flag: str, allowed: tuple[str, ...], typed: Any) -> RollOut:
         return typed
     default, others = allowed[0], allowed[1:]
     matched = _TYPED.fullmatch(typed.strip()) if isinstance(typed, str) else None
-    value, percent = matched.groups() if matched else ("", None)
-    if value not in allowed or (percent is not None and (value == default or float(percent) > 100.0)):
+    value = matched[1] if matched else ""
+    percent = float(matched[2]) if matched and matched[2] else None
+    if value not in allowed or (percent is not None and (value == default or percent > 100.0)):
         forms = ", ".join((*allowed, *(f"{other}:<percent of the observations, 0 to 100>" for other in others)))
         message = f"got {typed!r}, expected one of {forms}. Write {others[0]}:10 to reach 10 % of the observations;"
         message += f" the others have {default}"
         raise ValueError(message)
-    return RollOut(flag, value, default, 100.0 if percent is None else float(percent))
+    return RollOut(flag, value, default, 100.0 if percent is None else percent)
 
 
 FLUX_SCALE = RollOut("feature_flux_scale", "ensemble", "ensemble")
