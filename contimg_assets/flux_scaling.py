@@ -9,7 +9,7 @@ has the same rows whenever and in whatever order days are made. Those measuremen
 table of their own: the photometry of all sources is read for the day itself and never again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,12 @@ def reference_measurements(measured: pl.DataFrame, catalogue: pl.DataFrame) -> p
 
 
 def scale_day(
-    store: Store, catalogue: pl.DataFrame, day: str, *, method: str = "ensemble", minimum_references: int = 3
+    store: Store,
+    catalogue: pl.DataFrame,
+    day: str,
+    *,
+    method_of: Callable[[str], str] = lambda _partition_key: "ensemble",
+    minimum_references: int = 3,
 ) -> ScaledDay:
     """Forced photometry of a day with the flux-scale factor of each source, from which the source itself is left out.
 
@@ -100,8 +105,9 @@ def scale_day(
     catalogue : polars.DataFrame
         The reference catalogue.
     day : str
-    method : {"ensemble", "catalogue"}
-        Value of the feature flag: references with what their past says, or catalogue fluxes as they are.
+    method_of : callable
+        Value of the feature flag for an observation, by its partition key: ``ensemble``, references with what their past
+        says, or ``catalogue``, its fluxes as they are.
     minimum_references : int
     """
     from contimg_assets.science.flux_scale import FluxScaleSettings, source_factors
@@ -130,12 +136,13 @@ def scale_day(
         knowledge, validation = learn_references(history)
         names = numbered["source_id"].to_list()
         expelled[str(band)] = [names[k] for k in np.flatnonzero(knowledge.is_expelled[0])]
-        compared.append(_comparison(validation, observations, str(band), _APPLIED[method]))
+        compared.append(_comparison(validation, observations, str(band)))
         fields = [
             _with_catalogue(part, catalogue) for _, part in of_band.group_by("observation_id", maintain_order=True)
         ]
         for field in fields:
-            attempts = _attempts(field, fields, knowledge if method == "ensemble" else None)
+            uses_past = method_of(field["partition_key"][0]) == "ensemble"
+            attempts = _attempts(field, fields, knowledge if uses_past else None)
             factors = source_factors(attempts, _targets(field), settings)
             scaled.append(
                 field.select(measured.columns).with_columns(
@@ -145,13 +152,25 @@ def scale_day(
                 )
             )
     nothing = measured.with_columns(factor=pl.lit(1.0), factor_err=pl.lit(0.0), scale_method=pl.lit("unit"))
-    comparison = pl.concat(compared) if compared else _EMPTY_COMPARISON
     return ScaledDay(
         measurements=pl.concat(scaled) if scaled else nothing,
-        comparison=comparison.join(
-            measured.select("observation_id", "band").unique(), on=["observation_id", "band"], how="semi"
-        ),
+        comparison=_applied(pl.concat([_EMPTY_COMPARISON, *compared]), measured, method_of),
         expelled=expelled,
+    )
+
+
+def _applied(compared: pl.DataFrame, measured: pl.DataFrame, method_of: Callable[[str], str]) -> pl.DataFrame:
+    """Each method for each observation of the day, also of one without references, with the one that was applied to it."""
+    from contimg_assets.science.reference_history import METHODS
+
+    wanted = measured.select("observation_id", "band", "partition_key").unique(maintain_order=True)
+    applied = [_APPLIED[method_of(key)] for key in wanted["partition_key"]]
+    every = wanted.with_columns(applied=pl.Series(applied, dtype=pl.String)).join(
+        pl.DataFrame({"method": METHODS}, schema={"method": pl.String}), how="cross", maintain_order="left_right"
+    )
+    joined = every.join(compared, on=["observation_id", "band", "method"], how="left", maintain_order="left")
+    return joined.select(*compared.columns, is_applied=pl.col("method") == pl.col("applied")).with_columns(
+        pl.col("n_references").fill_null(0), pl.col("has_plane").fill_null(value=False)
     )
 
 
@@ -263,7 +282,7 @@ def _history(past: pl.DataFrame, numbered: pl.DataFrame) -> tuple[Any, list[str]
     return history, observations
 
 
-def _comparison(validation: Any, observations: list[str], band: str, applied: str) -> pl.DataFrame:
+def _comparison(validation: Any, observations: list[str], band: str) -> pl.DataFrame:
     """Rows of table ``flux_scale_comparison`` in one band, for all observations of the history."""
     from contimg_assets.science.reference_history import METHODS
 
@@ -280,7 +299,6 @@ def _comparison(validation: Any, observations: list[str], band: str, applied: st
                     "n_references": validation.n_references[m],
                     "has_plane": validation.has_plane[m],
                     "cross_validated_scatter": validation.scatter[m],
-                    "is_applied": method == applied,
                 },
                 schema=_EMPTY_COMPARISON.schema,
             )
@@ -299,7 +317,6 @@ _EMPTY_COMPARISON = pl.DataFrame(
         "n_references": pl.Int64,
         "has_plane": pl.Boolean,
         "cross_validated_scatter": pl.Float64,
-        "is_applied": pl.Boolean,
     }
 )
 

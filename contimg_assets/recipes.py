@@ -6,6 +6,7 @@ upstream (what they were made from, and only while their files are as they were 
 from disk). Code is there by the code version of the asset. Number of threads, folders and free memory decide nothing.
 
 Engines from outside (AOFlagger, CASA, WSClean) are programs whose version is not known here: with them nothing is ever skipped.
+Feature flag ``feature_flux_scale`` decides ``light_curves`` alone.
 Left out on purpose: how tables before it looked (``table_history``), by which only the check ``solutions_are_stable_in_time`` is
 judged and which no product depends on. Assets of hours and days but ``bandpass_table`` have no recipe: they look at everything
 that came before.

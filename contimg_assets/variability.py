@@ -70,7 +70,7 @@ def light_curves(context: dg.AssetExecutionContext, observatory: Observatory) ->
             store,
             products.read_parquet("reference_catalogue", None),
             day,
-            method=settings.feature_flux_scale,
+            method_of=settings.feature_flux_scale.of,
             minimum_references=settings.photometry.minimum_references,
         )
         points = combine_transits(flag_scale_fallbacks(scaled.measurements))

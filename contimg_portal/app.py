@@ -34,6 +34,7 @@ from contimg_portal import (
     operations_pages,
     overview_page,
     pages,
+    settings_api,
     sky_pictures,
     source_pages,
 )
@@ -74,7 +75,7 @@ _STATUS_CODES = {
 
 
 _PAGES = (overview_page, observation_pages, source_pages, candidate_pages, operations_pages, pages, sky_pictures)
-_APIS = (api, comments, operations_api, compute_api, events_api, monitoring)
+_APIS = (api, comments, operations_api, settings_api, compute_api, events_api, monitoring)
 
 
 def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
@@ -96,6 +97,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
         lifespan=_close_at_end,
     )
     app.state.settings = settings
+    app.state.told_settings = settings_api.told_settings(settings, site)
     app.state.store = SnapshotStore(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
     app.state.cache = StoreCache(app.state.store.path, settings.pages.cache_s)
     app.state.telescope = load_telescope(settings.array)

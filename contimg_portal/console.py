@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from contimg_assets.science.errors import DataError
 from contimg_resources.errors import ResourceError
@@ -51,9 +51,9 @@ def emit(result: Mapping[str, Any], *, as_json: bool, rows: str | None = None) -
             line = f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}"
             out.print(line, highlight=False, markup=False)
     if rows and result[rows]:
-        table = Table(*[str(name) for name in result[rows][0]])
+        table = Table(*[Column(str(name), overflow="fold") for name in result[rows][0]])  # a cut name is no name
         for row in result[rows]:
-            table.add_row(*[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()])
+            table.add_row(*[f"{v:.6g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
         out.print(table)
 
 

@@ -10,7 +10,6 @@ from the answer or as old as ``contimg_metrics_source_age_seconds`` says, and ``
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ from contimg_portal.platform_diagnosis import instance_view
 from contimg_resources.instance_view import STEP_OUTCOMES, InstanceView
 from contimg_resources.machine import available_memory_bytes
 from contimg_resources.products import Products
+from contimg_resources.setting_changes import code_version
 from contimg_resources.settings import Settings
 from contimg_resources.store.connection import Store
 from contimg_resources.store.measures import measure_store, stage_durations
@@ -125,7 +125,7 @@ class Metrics(Collector):
         yield age
         yield GaugeMetricFamily(PREFIX + "start_time_seconds", "When this portal began.", value=self._started_at)
         version = GaugeMetricFamily(PREFIX + "build_info", "Version of contimg.", labels=["version"])
-        version.add_metric([_version()], 1)
+        version.add_metric([code_version()], 1)
         yield version
 
     _started_at = time.time()
@@ -203,10 +203,3 @@ class Metrics(Collector):
 
 def _buckets(limits: Iterable[float], cumulative: Iterable[int]) -> list[tuple[str, float]]:
     return [(str(limit), float(count)) for limit, count in zip([*limits, "+Inf"], cumulative, strict=True)]
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("contimg")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

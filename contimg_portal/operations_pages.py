@@ -1,12 +1,13 @@
-"""The pages about the platform itself: ``/quality`` (reports, completeness, calibration) and ``/operations``.
+"""The pages about the platform itself: ``/quality`` (reports, completeness, calibration), ``/operations``, ``/settings``.
 
-What belongs here: what these two pages ask and which template shows it. Figures are ``quality_figures.py``; the same data
-as JSON are ``operations_api.py``.
+What belongs here: what these pages ask and which template shows it. Figures are ``quality_figures.py``; the same data
+as JSON are ``operations_api.py`` and ``settings_api.py``.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 from fastapi import APIRouter, Request, Response
@@ -16,7 +17,9 @@ from contimg_portal.api import OpenStore
 from contimg_portal.operations_api import disk_of, report_days
 from contimg_portal.pages import render
 from contimg_portal.quality_figures import plot_calibration, plot_completeness
+from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
+from contimg_resources.setting_changes import setting_changes
 from contimg_resources.store import listings
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -67,3 +70,23 @@ def show_operations(request: Request, store: OpenStore) -> Response:
         "disk": disk_of(request),
     }
     return render(request, "operations.html", context)
+
+
+@router.get("/settings")
+def show_settings(request: Request, store: OpenStore) -> Response:
+    """Every setting of this portal, what differs from the default first, and the changes; also while there is no store."""
+    changes: list[dict[str, Any]] = []
+    problem = ""
+    try:
+        changes = setting_changes(store, limit=_ROWS_SHOWN).to_dicts()
+    except ResourceError as error:
+        problem = f"{error.what}. {error.remedy}"
+    found = request.app.state.told_settings
+    context = {
+        **found,
+        "differing": [row for row in found["settings"] if not row["is_default"]],
+        "defaults": [row for row in found["settings"] if row["is_default"]],
+        "changes": changes,
+        "problem": problem,
+    }
+    return render(request, "settings.html", context)

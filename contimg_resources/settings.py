@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -37,6 +38,7 @@ from pydantic_settings import (
 )
 
 from contimg_resources.errors import SettingsError
+from contimg_resources.feature_flags import FLUX_SCALE, FluxScaleFlag
 from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.settings_api import ApiSettings
 from contimg_resources.settings_cluster import ClusterSettings
@@ -55,7 +57,8 @@ from contimg_resources.settings_stages import (
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 SECRETS_VARIABLE = "CONTIMG_SECRETS_DIR"
-FEATURE_PREFIX = "CONTIMG_FEATURE_"
+_OF_DEPLOYMENT = {"CONTIMG_CODE_HOST", "CONTIMG_CODE_PORT", "CONTIMG_QUEUES"}
+"""Variables that files in ``deploy`` read themselves: they set nothing here and are no mistake."""
 _SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token", "postgres_url", "broker_url"}
 
 
@@ -155,11 +158,11 @@ class Settings(BaseSettings):
         {}, description="levels of single packages: contimg_resources.store=debug, contimg_portal=warning"
     )
 
-    feature_flux_scale: Literal["ensemble", "catalogue"] = Field(
-        "ensemble",
+    feature_flux_scale: FluxScaleFlag = Field(
+        FLUX_SCALE,
         description=(
-            "how light curves are scaled: by references with learned offsets and a plane, or by catalogue fluxes as they"
-            " are; table flux_scale_comparison keeps both"
+            "how light curves are scaled: by references with learned offsets and a plane (ensemble), or by catalogue fluxes"
+            " as they are (catalogue; catalogue:10 for 10 % of the observations); table flux_scale_comparison keeps both"
         ),
     )
 
@@ -196,21 +199,43 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment first, then the folder of secrets, then the TOML file; no dotenv."""
-        secrets, path = os.environ.get(SECRETS_VARIABLE), config_path()
-        secret_sources = (SecretsSettingsSource(settings_cls, secrets_dir=secrets),) if secrets else ()
-        file_sources = (TomlConfigSettingsSource(settings_cls, path),) if path is not None else ()
-        return (init_settings, env_settings, *secret_sources, *file_sources)
+        return (init_settings, *_sources(settings_cls).values())
 
 
 def config_path() -> Path | None:
     """TOML file named by ``CONTIMG_CONFIG``, or None when the variable is not set."""
     named = os.environ.get(CONFIG_VARIABLE, "")
     return Path(named).expanduser().absolute() if named else None
+
+
+def secrets_folder() -> Path | None:
+    """Folder of secrets named by ``CONTIMG_SECRETS_DIR``, or None when the variable is not set."""
+    named = os.environ.get(SECRETS_VARIABLE, "")
+    return Path(named) if named else None
+
+
+def _sources(
+    settings_cls: type[BaseSettings],
+) -> dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]:
+    """Where values come from, in the order in which they win."""
+    secrets, path = secrets_folder(), config_path()
+    found: dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]
+    found = {"environment": EnvSettingsSource(settings_cls)}
+    if secrets is not None:
+        found["secrets"] = SecretsSettingsSource(settings_cls, secrets_dir=secrets)
+    if path is not None:
+        found["file"] = TomlConfigSettingsSource(settings_cls, path)
+    return found
+
+
+def given_values() -> dict[Literal["environment", "secrets", "file"], dict[str, Any]]:
+    """What each source gives, in the order in which they win; secrets among it, so not to be shown."""
+    return {name: source() for name, source in _sources(Settings).items()}
 
 
 def dagster_home() -> Path | None:
@@ -228,12 +253,12 @@ def unknown_variables() -> dict[str, str]:
     """``CONTIMG_`` variables of the environment that set nothing, with the nearest known name (or an empty string)."""
     sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
     known = {environment_name(name) for name in Settings.model_fields} | {CONFIG_VARIABLE, SECRETS_VARIABLE}
+    known |= _OF_DEPLOYMENT
     unknown = [
         name
         for name in sorted(os.environ)
         if name.startswith(ENVIRONMENT_PREFIX)
         and name not in known
-        and not name.startswith(FEATURE_PREFIX)
         and not any(name.startswith(environment_name(section) + "__") for section in sections)
     ]
     return {name: next(iter(difflib.get_close_matches(name, known, 1)), "") for name in unknown}

@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from contimg_assets.arrivals import utc_now, watch_arrivals
+from contimg_assets.arrivals import SENSOR_NAME, utc_now, watch_arrivals
 from contimg_assets.calibration_registry import SAME_TRANSIT_D
 from contimg_assets.checks.observations import raw_visibilities_checks
 from contimg_assets.jobs import OBSERVATION_ASSETS, bandpass_job, catalogue_job, observation_job
@@ -28,6 +28,7 @@ from contimg_assets.partitions import observations
 from contimg_resources.configurable import Observatory
 from contimg_resources.folder_watch import FolderWatch
 from contimg_resources.observability import OBSERVATION_TAG, TRACE_TAG
+from contimg_resources.setting_changes import note_settings
 from contimg_resources.tracing import trace_of
 from contimg_sensors.gates import pass_gate
 
@@ -65,9 +66,9 @@ def incoming_observations(context: dg.SensorEvaluationContext, observatory: Obse
     """
     settings = observatory.settings
     with _WATCHING:
-        arrived = watch_arrivals(
-            observatory, _watch_of(observatory), now=utc_now(), patience_s=settings.arrival_patience_s
-        )
+        watch = _watch_of(observatory)
+        note_settings(observatory.store, settings, process=SENSOR_NAME, at=utc_now())
+        arrived = watch_arrivals(observatory, watch, now=utc_now(), patience_s=settings.arrival_patience_s)
     wanted = wanted_requests(observatory)
     context.log.info(f"{len(arrived)} observations became ready, {len(wanted)} runs wanted")
     passed = pass_gate(context.instance, observatory, wanted)

@@ -47,6 +47,7 @@ def addresses(store: Store) -> dict[str, str]:
         "candidate": f"/candidates/{candidate['candidate_id']}",
         "quality": "/quality",
         "operations": "/operations",
+        "settings": "/settings",
         "api": "/docs",
     }
 

@@ -61,6 +61,7 @@ KEPT: dict[str, Record] = {
     **dict.fromkeys(("candidate_event", "source_comment", "dead_letter_event", "alert_history"), OF_HISTORY),
     "raw_file": Record("observation_id", by_day=True),
     "alert": Record("first_at", by_day=True),
+    "setting_change": Record("changed_at", by_day=True),
     "source": Record(),
 }
 """Tables kept as records; human decisions among them."""

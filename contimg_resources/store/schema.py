@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Increase when a table changes; a store of another version is rebuilt from the products."""
 
 
@@ -292,6 +292,12 @@ _TABLES = (
         detail VARCHAR""",
     ),
     _table("alert_condition", "rule subject", "rule VARCHAR, subject VARCHAR, since! TIMESTAMP"),
+    _table(
+        "setting_change",
+        "setting changed_at",
+        """setting VARCHAR, changed_at TIMESTAMP, old_value VARCHAR, new_value VARCHAR, origin VARCHAR, seen_by! VARCHAR,
+        code_version VARCHAR""",
+    ),
     _table(
         "archived_product",
         "path",

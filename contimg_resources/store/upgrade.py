@@ -28,6 +28,7 @@ from contimg_resources.table_folders import require_space
 _CHANGED: dict[int, dict[str, dict[str, str]]] = {
     4: {"dead_letter": {"first_at": '"at"', "last_at": '"at"', "n_attempts": "coalesce(n_attempts, 1)"}},
     5: {},
+    6: {},
 }
 """By version that is left: table, column, and what it is made of where it is not the column of that name. Columns that are named in
 neither are empty."""

@@ -13,6 +13,7 @@ from contimg_assets.photometry import flux_scale
 from contimg_assets.science.light_curves import FALLBACK_SCALE, UNIT_SCALE, combine_transits, flag_scale_fallbacks
 from contimg_assets.variability import light_curves
 from contimg_resources.configurable import Observatory
+from contimg_resources.feature_flags import RollOut
 from contimg_resources.store.connection import Store
 
 FIRST_MJD = 61042.0
@@ -145,10 +146,45 @@ def test_feature_flag_chooses_the_method_and_both_are_kept(store):
     for day in range(3):
         write_observation(store, catalogue, photometry(catalogue, true, day, 0))
     ensemble = make_day(store, catalogue, 2)
-    by_catalogue = make_day(store, catalogue, 2, method="catalogue")
+    by_catalogue = make_day(store, catalogue, 2, method_of=lambda _key: "catalogue")
     assert not by_catalogue.measurements["factor"].equals(ensemble.measurements["factor"])
     assert by_catalogue.comparison.drop("is_applied").equals(ensemble.comparison.drop("is_applied"))
     assert by_catalogue.comparison.filter("is_applied")["method"].to_list() == ["catalogue"]
+
+
+def test_a_roll_out_scales_its_observations_alone_and_says_which(store):
+    """Each observation has the factors of the method that its partition key chooses, and the comparison marks that one."""
+    catalogue, true = catalogue_and_truth(3)
+    for day in range(2):
+        for tile in range(4):
+            write_observation(store, catalogue, photometry(catalogue, true, day, tile))
+    flag = RollOut("feature_flux_scale", "catalogue", "ensemble", 50.0)
+    ensemble = make_day(store, catalogue, 1).measurements
+    by_catalogue = make_day(store, catalogue, 1, method_of=lambda _key: "catalogue").measurements
+    mixed = make_day(store, catalogue, 1, method_of=flag.of)
+    chosen = {f"day 1 tile {tile}": flag.of(f"day 1 tile {tile}") for tile in range(4)}
+    assert set(chosen.values()) == {"ensemble", "catalogue"}
+    for name, method in chosen.items():
+        expected = {"ensemble": ensemble, "catalogue": by_catalogue}[method].filter(observation_id=name)
+        assert mixed.measurements.filter(observation_id=name).equals(expected)
+    applied = mixed.comparison.filter("is_applied").select("observation_id", "method").rows()
+    assert dict(applied) == {
+        name: {"ensemble": "ensemble_plane", "catalogue": "catalogue"}[method] for name, method in chosen.items()
+    }
+
+
+def test_the_method_of_an_observation_without_references_is_known(store):
+    """Its comparison has no factors, and says which way was tried."""
+    catalogue, true = catalogue_and_truth(4)
+    others = catalogue.filter(~pl.col("is_reference"))["source_id"].to_list()
+    write_observation(store, catalogue, photometry(catalogue, true, 0, 0, only=others[:4]))
+    make_day(store, catalogue, 0, method_of=lambda _key: "catalogue")
+    rows = rows_of(store, "flux_scale_comparison").sort("method")
+    assert rows.select("method", "n_references", "factor", "is_applied").rows() == [
+        ("catalogue", 0, None, True),
+        ("ensemble", 0, None, False),
+        ("ensemble_plane", 0, None, False),
+    ]
 
 
 def test_observation_without_references_uses_the_wider_field(store):
@@ -214,7 +250,7 @@ def test_sources_that_are_no_references_stand_in_by_their_catalogue_fluxes(store
 
 
 def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
-    """flux_scale and light_curves run in Dagster on the catalogue and photometry of one observation, and name numbers."""
+    """flux_scale and light_curves run in Dagster and name numbers; with the flag changed a day remade has other fluxes."""
     monkeypatch.setenv("CONTIMG_DATA", str(tmp_path))
     monkeypatch.setenv("CONTIMG_MINIMUM_FREE_GB", "0")
     observatory = Observatory()
@@ -230,6 +266,9 @@ def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
             dg.materialize([asset], partition_key=key, resources={"observatory": observatory}, instance=instance)
             for asset, key in ((flux_scale, window), (light_curves, day))
         ]
+        by_ensemble = rows_of(observatory.store, "light_curve").drop("run_id")
+        monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "catalogue")
+        dg.materialize([light_curves], partition_key=day, resources={"observatory": Observatory()}, instance=instance)
     scale, curves = (
         result.asset_materializations_for_node(name)[0]
         for result, name in zip(made, ("flux_scale", "light_curves"), strict=True)
@@ -238,7 +277,10 @@ def test_assets_scale_and_tell_what_they_did(tmp_path, monkeypatch):
     assert 0.0 < scale.metadata["cross_validated_mean"].value < 0.2
     assert sum(curves.metadata["flux_scale_methods"].value.values()) == rows.height
     assert set(curves.metadata["cross_validated_scatter"].value) == {"catalogue", "ensemble", "ensemble_plane"}
-    assert rows_of(observatory.store, "flux_scale_comparison").height == 3
+    comparison = rows_of(observatory.store, "flux_scale_comparison")
+    assert comparison.height == 3
+    assert comparison.filter("is_applied")["method"].to_list() == ["catalogue"]
+    assert not rows_of(observatory.store, "light_curve").drop("run_id").equals(by_ensemble)
     assert rows_of(observatory.store, "flux_reference").height == N_REFERENCES
 
 

@@ -204,6 +204,7 @@ CHANGES: dict[str, tuple[Callable[[SmallTelescope], None], list[str]]] = {
     "engine changed": (setting("CALIBRATION__ENGINE", "casa"), READS_TABLES),
     "declination limit changed": (setting("CALIBRATION_DECLINATION_DEG", "1.5"), READS_TABLES[:2]),
     "imaging changed": (setting("IMAGING__ROBUST", "0.4"), ["continuum_image"]),
+    "flag of the day's science changed": (setting("FEATURE_FLUX_SCALE", "catalogue:50"), []),
     "catalogue changed": (change_catalogue, ["bandpass_table", *CHAIN[1:]]),
     "bandpass rejected": (reject_bandpass, READS_TABLES),
     "bandpass damaged": (damage_bandpass, READS_TABLES),

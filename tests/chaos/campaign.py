@@ -30,7 +30,7 @@ from contimg_resources.store.schema import TABLES
 
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 LOGS = {"stage_timing", "dead_letter", "dead_letter_event", "heartbeat", "alert", "alert_history", "arrival_decision"}
-LOGS |= {"alert_condition", "breaker", "breaker_event"}
+LOGS |= {"alert_condition", "breaker", "breaker_event", "setting_change"}
 """Tables that say what happened and when, which a run that was killed changes."""
 ORDER_OF_WORK = "solutions_are_stable_in_time"
 """The check that compares a calibration table with those there are when it is judged: with a killed transit, others than else."""

@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from contimg_portal.cli import app
+from contimg_resources.setting_changes import note_settings
+from contimg_resources.settings import load_settings
 from contimg_resources.store import dead_letters
 from contimg_resources.store.candidates import Review, add_candidate, review_candidate
 from contimg_resources.store.connection import Store
@@ -111,3 +113,4 @@ def decide_something(store: Store) -> None:
         what = dead_letters.StageFailure(**failure, remedy="look", retry_helps=True, is_platform=True)
         dead_letters.record_failure(connection, what, dead_letters.RetryRules(3, 60.0, 2.0, 3600.0))
     dead_letters.resolve(store, "mosaic@2026-01-10-05:00", by="ann", reason="disk replaced", at=NOW)
+    note_settings(store, load_settings(), process="sensor:incoming_observations", at=NOW.replace(tzinfo=None))

@@ -35,6 +35,7 @@ PAGES = {
     f"/candidates/{CANDIDATE}": 7,
     "/quality": 2,
     "/operations": 0,
+    "/settings": 0,
     "/docs": 0,
     "/absent": 0,
 }
@@ -48,6 +49,10 @@ TROUBLE = {
     },
     "breaker": {
         "stage": "continuum_image", "state": "open", "n_failures": 5, "changed_at": _AT, "reason": "engine_failed",
+    },
+    "setting_change": {
+        "setting": "CONTIMG_FEATURE_FLUX_SCALE", "changed_at": _AT, "old_value": "ensemble", "new_value": "catalogue:10",
+        "origin": "environment", "seen_by": "sensor:incoming_observations on host", "code_version": "0.1.0",
     },
     "heartbeat": {"name": "sensor:incoming_observations", "kind": "sensor", "last_at": _AT, "interval_s": 30.0},
     "injection_recovery": {
@@ -101,8 +106,7 @@ def test_pages_render_stay_local_and_are_accessible(page, portal, scheme):
         said.clear()
         page.goto(portal + address)
         _drawn(page, n_figures)
-        found = Axe().run(page).response["violations"]
-        wrong += [(address, f["id"], f["nodes"][0]["html"]) for f in found if f["impact"] in _SERIOUS]
+        wrong += [(address, problem) for problem in axe_problems(page)]
         expected = 1 if address == "/absent" else 0  # the browser reports a page that is not found
         wrong += [(address, text) for text in said[expected:]]
     assert wrong == []
@@ -120,6 +124,24 @@ def test_pages_fit_a_phone(page, portal):
         if width > _PHONE["width"]:
             wide[address] = width
     assert wide == {}
+
+
+def test_all_settings_are_reached_from_every_page(page, portal):
+    """The foot of a page leads to the settings; those that have their default are shown when they are asked for."""
+    page.goto(f"{portal}/sources")
+    page.get_by_role("contentinfo").get_by_role("link", name="Settings").click()
+    page.get_by_role("heading", name="Settings", exact=True).wait_for()
+    row = page.get_by_role("row").filter(has_text="CONTIMG_MIN_SUBBANDS")
+    assert row.count() == 0
+    page.locator("summary").click()
+    row.wait_for()
+    assert axe_problems(page) == []
+
+
+def axe_problems(page: Page) -> list[str]:
+    """What axe finds serious on a page."""
+    found = Axe().run(page).response["violations"]
+    return [f"{f['id']}: {f['nodes'][0]['html']}" for f in found if f["impact"] in _SERIOUS]
 
 
 def test_run_opens_in_dagster(page, portal):

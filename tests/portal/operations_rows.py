@@ -107,3 +107,17 @@ def fill_operations(products: Products) -> None:
     report = products.report("2026-02-13")
     report.parent.mkdir(parents=True)
     report.write_text("<!doctype html><title>2026-02-13</title><script>alert(1)</script><p>All is well</p>")
+    store.upsert(
+        "setting_change",
+        pl.DataFrame(
+            {
+                "setting": ["CONTIMG_MIN_SUBBANDS", "CONTIMG_MIN_SUBBANDS", "CONTIMG_PORTAL_TOKEN", "CONTIMG_DATA"],
+                "changed_at": [AT, AT + timedelta(days=1), AT + timedelta(days=2), AT],
+                "old_value": [None, "12", "not set", None],
+                "new_value": ["12", "14", "set", "/data"],
+                "origin": ["default", "file", "secrets", "environment"],
+                "seen_by": "sensor:incoming_observations on host",
+                "code_version": "0.1.0",
+            }
+        ),
+    )

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import time
 from datetime import datetime
 
@@ -14,8 +15,9 @@ from contimg_portal.access import is_token
 from contimg_portal.computations import normalise_photometry, search_light_curves
 from contimg_portal.jobs import Jobs, QueueFullError
 from contimg_resources.products import Products
-from contimg_resources.settings import Settings
+from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_api import ApiSettings
+from contimg_resources.settings_table import settings_table
 from contimg_resources.store import listings
 from contimg_resources.store.connection import Store
 from tests.portal.operations_rows import fill_operations
@@ -57,6 +59,8 @@ def api(tmp_path_factory, synthetic_folder, served):
         ("breakers", 1),
         ("alerts?severity=warning", 1),
         ("heartbeats", 2),
+        ("setting-changes", 3),
+        ("setting-changes?setting=CONTIMG_MIN_SUBBANDS", 1),
         ("mosaics", 0),
     ],
 )
@@ -304,13 +308,41 @@ def test_full_queue_refuses():
     [
         ("/quality", ["2026-02-13", "Completeness", "image_rms_is_near_thermal", "3C286"]),
         ("/operations", ["measurement_set", "calibration_stale", "half-open", "dagster-daemon", "late", "GB free"]),
+        (
+            "/settings",
+            ["CONTIMG_DATA", "CONTIMG_MIN_SUBBANDS", "fewer sub-bands", "CONTIMG_CONFIG", "(secret)", "not set"],
+        ),
     ],
 )
 def test_pages_of_the_platform_show_the_rows(api, path, expected):
-    """Quality and operations show reports, completeness, failures, alerts, breakers and services."""
+    """Quality, operations and settings show reports, completeness, failures, alerts, services, settings and changes."""
     answer = api.get(path)
     assert answer.status_code == 200
     assert [text for text in expected if text not in answer.text] == []
+
+
+def test_settings_are_those_of_the_command_and_masked(api):
+    """The API, the page and `contimg doctor --settings` have the same rows; the token is in none of them, nor its hash."""
+    answer = api.get("/api/v1/settings").json()
+    found = {row["name"]: row for row in answer["settings"]}
+    assert set(found) == {row.name for row in settings_table(load_settings())}
+    assert (found["CONTIMG_PORTAL_TOKEN"]["value"], found["CONTIMG_PORTAL_TOKEN"]["is_secret"]) == ("set", True)
+    page = api.get("/settings").text
+    assert [name for name in found if name not in page] == []
+    for text in (json.dumps(answer), page):
+        assert TOKEN not in text
+        assert HASHED.removeprefix("sha256:") not in text
+
+
+def test_settings_are_shown_while_there_is_no_store(served, tmp_path):
+    """Before the first observation the page says so and has the settings; the list of changes is refused as other lists are."""
+    with served(Settings(data=tmp_path)) as client:
+        page = client.get("/settings")
+        assert page.status_code == 200
+        assert "There is no store" in page.text
+        assert "CONTIMG_MIN_SUBBANDS" in page.text
+        assert client.get("/api/v1/settings").status_code == 200
+        assert client.get("/api/v1/setting-changes").status_code == 503
 
 
 def test_times_have_their_quantiles(api):

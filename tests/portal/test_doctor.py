@@ -1,6 +1,7 @@
 """The doctor: what it finds, what it advises, and its exit code."""
 
 import json
+from datetime import datetime
 
 import pytest
 import typer
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from contimg_portal import diagnosis
 from contimg_portal.commands.doctor import doctor
 from contimg_resources.products import Products
+from contimg_resources.setting_changes import note_settings
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 
@@ -123,3 +125,45 @@ def test_looking_changes_nothing(run, data_folder):
     run("--json")
     assert list(data_folder.iterdir()) == []
     assert not Store(Products(load_settings().data).store_path).path.exists()
+
+
+SECRET = "Zq7!secret-of-some-length"  # noqa: S105 (of this test only)
+
+
+def test_settings_are_listed_with_their_origin_and_without_secrets(run, filled, monkeypatch):
+    """JSON has every setting and the variables that set nothing; text has what differs first; neither has a secret."""
+    monkeypatch.setenv("CONTIMG_MIN_SUBBANDS", "14")
+    monkeypatch.setenv("CONTIMG_PORTAL_TOKEN", SECRET)
+    monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCAL", SECRET)
+    result = run("--settings", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    found = {row["name"]: row for row in told["settings"]}
+    assert told["unknown"] == [{"name": "CONTIMG_FEATURE_FLUX_SCAL", "meant": "CONTIMG_FEATURE_FLUX_SCALE"}]
+    changed = found["CONTIMG_MIN_SUBBANDS"]
+    assert (changed["value"], changed["origin"], changed["default"]) == ("14", "environment", "12")
+    assert found["CONTIMG_PORTAL_TOKEN"]["value"] == "set"
+    text = run("--settings").stdout
+    assert text.index("CONTIMG_MIN_SUBBANDS") < text.index("CONTIMG_SEASON_START")
+    assert "CONTIMG_FEATURE_FLUX_SCAL (meant CONTIMG_FEATURE_FLUX_SCALE?)" in text
+    assert SECRET not in result.stdout + text
+
+
+def test_the_history_of_settings_is_shown(run, filled, monkeypatch):
+    """What was recorded is listed, newest first; without a store the error says so on one screen."""
+    store = Store(Products(filled.data).store_path)
+    note_settings(store, filled, process="sensor:incoming_observations", at=datetime(2026, 1, 25, 22))  # noqa: DTZ001
+    monkeypatch.setenv("CONTIMG_MIN_SUBBANDS", "14")
+    note_settings(store, load_settings(), process="sensor:incoming_observations", at=datetime(2026, 1, 26))  # noqa: DTZ001
+    newest = json.loads(run("--settings", "--history", "--json").stdout)["changes"][0]
+    assert (newest["setting"], newest["old_value"], newest["new_value"]) == ("CONTIMG_MIN_SUBBANDS", "12", "14")
+    monkeypatch.setenv("CONTIMG_DATA", "/absent")
+    assert run("--history").exit_code == 1
+
+
+def test_a_wrong_setting_is_named_instead_of_the_table(run, data_folder, monkeypatch):
+    """The table of settings that are not valid is not shown: the error names what is to be corrected."""
+    monkeypatch.setenv("CONTIMG_THREADS", "zero")
+    result = run("--settings")
+    assert result.exit_code == 1
+    assert "CONTIMG_THREADS = 'zero'" in result.output

@@ -51,6 +51,7 @@ def night(night_folder, served):
         ("/sources", ["B0003+1605", "transient", "<polyline", "30 epochs"]),
         ("/sources/B0003+1605", ["found outside the catalogue"]),
         ("/sources/J0002+1610", ["No catalogue source nearby", "Nobody has said anything"]),
+        ("/sites/west/settings", ["Processes of west have settings of their own"]),
     ],
 )
 def test_pages_show_a_processed_observation(night, path, expected):

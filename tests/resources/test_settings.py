@@ -136,20 +136,14 @@ def test_season_must_have_days(monkeypatch):
 
 
 def test_misspelt_variables_are_found(monkeypatch):
-    """A variable that sets nothing is listed with the name that was probably meant; feature flags are left alone."""
+    """A variable that sets nothing is listed with the name that was probably meant, flags too; those of deploy are known."""
     monkeypatch.setenv("CONTIMG_INCOMMING", "/data")
-    monkeypatch.setenv("CONTIMG_FEATURE_NEW", "1")
-    assert unknown_variables() == {"CONTIMG_INCOMMING": "CONTIMG_INCOMING"}
-
-
-def test_feature_flag_of_the_flux_scale_is_read_and_checked(monkeypatch):
-    """The flag chooses one of two methods; anything else is refused with its name."""
-    assert load_settings().feature_flux_scale == "ensemble"
-    monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "catalogue")
-    assert load_settings().feature_flux_scale == "catalogue"
-    monkeypatch.setenv("CONTIMG_FEATURE_FLUX_SCALE", "median")
-    with pytest.raises(SettingsError, match="CONTIMG_FEATURE_FLUX_SCALE"):
-        load_settings()
+    monkeypatch.setenv("CONTIMG_FEATURE_FLUXSCALE", "catalogue:10")
+    monkeypatch.setenv("CONTIMG_CODE_HOST", "code")
+    assert unknown_variables() == {
+        "CONTIMG_FEATURE_FLUXSCALE": "CONTIMG_FEATURE_FLUX_SCALE",
+        "CONTIMG_INCOMMING": "CONTIMG_INCOMING",
+    }
 
 
 def test_telescope_defaults_to_dsa110():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from contimg_portal.cli import app
 from contimg_resources.errors import StoreError
 from contimg_resources.products import Products, file_hash
+from contimg_resources.setting_changes import note_settings
 from contimg_resources.settings import load_settings
 from contimg_resources.store.connection import Store
 from contimg_resources.store.schema import SCHEMA_VERSION
@@ -126,21 +128,30 @@ def test_a_store_of_this_version_is_left_alone(settings):
     assert file_hash(path) == before
 
 
-def test_a_store_of_version_5_gets_what_came_later(settings):
-    """It is refused with the command to give; the table and the columns that version 5 did not have are there afterwards."""
+LATER = {5: ["source_comment", "setting_change"], 6: ["setting_change"]}
+"""Tables that came after a version."""
+
+
+@pytest.mark.parametrize("version", sorted(LATER))
+def test_a_store_of_a_later_version_gets_what_came_since(settings, version):
+    """It is refused with the command to give; the tables and the columns that it did not have are there afterwards."""
     path = Products(settings.data).store_path
     Store(path).upsert("source", pl.DataFrame({"source_id": ["S1"], "ra_deg": [1.0], "dec_deg": [2.0]}))
     with duckdb.connect(str(path)) as connection:
-        connection.execute("DROP TABLE source_comment")
-        for column in ("cpu_s", "input_hash", "file_state", "row_state"):
+        for table in LATER[version]:
+            connection.execute(f"DROP TABLE {table}")
+        for column in ("cpu_s", "input_hash", "file_state", "row_state") if version == 5 else ():
             connection.execute(f"ALTER TABLE stage_timing DROP COLUMN {column}")
-        connection.execute("UPDATE schema_version SET version = 5")
+        connection.execute("UPDATE schema_version SET version = ?", [version])
     with pytest.raises(StoreError, match="contimg store upgrade"):
         Store(path).query("FROM source")
     upgraded = upgrade_store(path)
-    assert (upgraded.from_version, upgraded.n_rows) == (5, 1)
+    assert (upgraded.from_version, upgraded.to_version, upgraded.n_rows) == (version, SCHEMA_VERSION, 1)
+    store = Store(path)
+    assert note_settings(store, settings, process="test", at=datetime(2026, 1, 25)) > 0  # noqa: DTZ001 (as the store has it)
     columns = "count(*), (SELECT count(cpu_s) + count(input_hash) FROM stage_timing)"
-    assert Store(path).query(f"SELECT {columns} FROM source_comment").row(0) == (0, 0)
+    assert store.query(f"SELECT {columns} FROM source_comment").row(0) == (0, 0)
+    assert store.query("SELECT source_id FROM source").item() == "S1"
 
 
 def test_the_command_upgrades_and_rolls_back(old):

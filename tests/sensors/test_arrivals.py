@@ -1,11 +1,16 @@
-"""When an observation may go: the rule that holds it back until its transit's bandpass is solved."""
+"""The sensor of arrivals: the rule that holds an observation back until its transit's bandpass is solved, and settings noted."""
 
 from datetime import UTC, datetime, timedelta
 
+import dagster as dg
 import polars as pl
 import pytest
 
-from contimg_sensors.arrivals import is_calibratable
+from contimg_resources.configurable import Observatory
+from contimg_resources.setting_changes import setting_changes
+from contimg_resources.settings import load_settings
+from contimg_resources.settings_table import settings_table
+from contimg_sensors.arrivals import incoming_observations, is_calibratable
 
 START = 61050.5
 WAIT = timedelta(hours=2)
@@ -51,3 +56,23 @@ def test_waiting_ends():
     """After the limit an observation goes with what there is."""
     waited = observation(complete_minutes_ago=121.0)
     assert is_calibratable(waited, transits(START - 0.1), tables(), WAIT)
+
+
+def test_the_sensor_records_the_settings_it_runs_with(settings, tmp_path, monkeypatch):
+    """Its first tick records all settings, the next none, and one after the profile was changed the one that is another."""
+    profile = tmp_path / "contimg.toml"
+    profile.write_text("min_subbands = 12\n")
+    monkeypatch.setenv("CONTIMG_CONFIG", str(profile))
+    settings.incoming.mkdir(parents=True)
+    seen = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for content in ("min_subbands = 12\n", "min_subbands = 12\n", "min_subbands = 14\n"):
+            profile.write_text(content)
+            incoming_observations(dg.build_sensor_context(instance, resources={"observatory": Observatory()}))
+            seen.append(Observatory().store.query("SELECT count(*) FROM setting_change").item())
+    assert seen[0] == len(settings_table(load_settings()))
+    assert seen[1:] == [seen[0], seen[0] + 1]
+    newest = setting_changes(Observatory().store, limit=1).row(0, named=True)
+    assert (newest["setting"], newest["old_value"], newest["new_value"]) == ("CONTIMG_MIN_SUBBANDS", "12", "14")
+    assert newest["origin"] == "file"
+    assert newest["seen_by"].startswith("sensor:incoming_observations on ")
