@@ -149,14 +149,17 @@ def switch(
             envvar="CONTIMG_CODE_SOCKET", help="The link that web servers and daemon know, beside the sockets."
         ),
     ],
+    within_s: Annotated[float, typer.Option(min=0, help="How long to wait for it to answer.")] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
     """Lead web servers and daemon of this host to another code server that runs (contimg-code@NAME), once it is fit."""
     with one_screen_errors():
-        from contimg_resources.cluster.code_servers import CodeServers
+        from contimg_resources.cluster.code_servers import CodeServers, listens
 
         servers = CodeServers(link.parent)
-        before = servers.current()
+        before, end = servers.current(), time.monotonic() + within_s
+        while not listens(servers.socket(to)) and time.monotonic() < end:
+            time.sleep(_POLL_S)
         servers.require_fit(to)
         servers.switch(to)
         if before not in {None, to}:

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.errors import DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 from contimg_resources.errors import ResourceError
@@ -97,7 +96,7 @@ class CodeServers:
             with dg.DagsterInstance.ephemeral() as instance, warnings.catch_warnings():
                 warnings.simplefilter("ignore", dg.BetaWarning)
                 origin.create_location(instance).cleanup()
-        except (DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError) as error:
+        except dg.DagsterError as error:
             raise ResourceError(
                 f"The code server {name} is not fit: nothing was switched",
                 got=str(error)[-1500:],

@@ -142,7 +142,7 @@ class Updater:
     _steps: Iterator[str] | None = None
 
     def advance(self) -> None:
-        """Begin an update, go on with one, or do nothing; never waits for more than a second or two."""
+        """Begin an update, go on with one, or do nothing; waits for as long as a question to a service takes."""
         if self._steps is None:
             request = self.files.taken_request()
             if request is None:

@@ -120,7 +120,7 @@ def test_the_command_switches_to_what_is_fit_only(two: TwoServers) -> None:
     """`contimg cluster switch` goes back to the other server; to one that does not answer it does not."""
     two.servers.switch("green")
     link = ["--link", str(two.servers.link)]
-    refused = CliRunner().invoke(app, ["cluster", "switch", "red", *link])
+    refused = CliRunner().invoke(app, ["cluster", "switch", "red", "--within-s", "0", *link])
     assert refused.exit_code == 1
     assert two.servers.current() == "green"
     assert CliRunner().invoke(app, ["cluster", "switch", "blue", *link]).exit_code == 0
