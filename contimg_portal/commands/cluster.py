@@ -156,7 +156,7 @@ def switch(
     with one_screen_errors():
         from contimg_resources.cluster.code_servers import CodeServers, listens
 
-        servers = CodeServers(link.parent)
+        servers = CodeServers(link)
         before, end = servers.current(), time.monotonic() + within_s
         while not listens(servers.socket(to)) and time.monotonic() < end:
             time.sleep(_POLL_S)

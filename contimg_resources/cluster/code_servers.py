@@ -34,7 +34,6 @@ LOCATION = "contimg"
 COLOURS = ("blue", "green")
 SOCKET_SETTING = "CONTIMG_CODE_SOCKET"
 """Environment of web servers and daemon: path of the link, which ``deploy/workspace-socket.yaml`` reads."""
-_LINK = "current.sock"
 _LONGEST_PATH = 107
 """Bytes of a Unix socket's path (``sun_path`` of unix(7), without the NUL)."""
 _CONNECTED = "03"
@@ -49,16 +48,17 @@ class CodeServers:
 
     Parameters
     ----------
-    folder : Path
-        Only its owner may enter it: who reaches a code server has it run code.
+    link : Path
+        The name that leads to the one in use, in a folder with the sockets of all; only its owner may enter that: who reaches a
+        code server has it run code.
     """
 
-    folder: Path
+    link: Path
 
     @property
-    def link(self) -> Path:
-        """The name that leads to the server in use."""
-        return self.folder / _LINK
+    def folder(self) -> Path:
+        """Where all are."""
+        return self.link.parent
 
     def socket(self, name: str) -> Path:
         """Where one of them listens."""

@@ -72,7 +72,7 @@ class OneMachine:
     @property
     def code_servers(self) -> CodeServers:
         """Where they listen."""
-        return CodeServers(self.folder / "code")
+        return CodeServers(self.folder / "code" / "current.sock")
 
     @property
     def home(self) -> Path:

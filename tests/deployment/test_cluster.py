@@ -176,7 +176,7 @@ def ticks_of(instance: dg.DagsterInstance, sensor: str) -> tuple[str | None, lis
 def test_other_code_is_taken_while_a_run_goes_on(cluster: Cluster, project_root: Path, tmp_path: Path) -> None:
     """Broken code changes nothing; new code takes over while a run goes on and ends well; cursors stay; new runs have new code."""
     before = {one["name"]: one["pid"] for one in cluster.state()["services"]}
-    servers = CodeServers(cluster.campaign.data / "cluster" / "code")
+    servers = CodeServers(cluster.campaign.data / "cluster" / "code" / "current.sock")
     refused = cluster.command("cluster", "update", "--code", str(broken_code(tmp_path / "broken", project_root)))
     assert refused.returncode == 1
     assert "this code is broken" in refused.stderr

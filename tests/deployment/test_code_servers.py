@@ -48,7 +48,7 @@ class TwoServers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.servers = CodeServers(folder / "code")
+        self.servers = CodeServers(folder / "code" / "current.sock")
         self.servers.prepare()
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
@@ -130,7 +130,7 @@ def test_the_command_switches_to_what_is_fit_only(two: TwoServers) -> None:
 def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     """The error says how long it may be."""
     with pytest.raises(ResourceError, match="at most 107"):
-        CodeServers(tmp_path / ("long" * 30)).socket("blue")
+        CodeServers(tmp_path / ("long" * 30) / "current.sock").socket("blue")
 
 
 def test_an_installation_is_a_folder_with_code(tmp_path: Path, project_root: Path) -> None:
