@@ -26,6 +26,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster_shared.serdes.errors import DeserializationError
 
 from contimg_resources.errors import ResourceError
 
@@ -96,7 +97,7 @@ class CodeServers:
             with dg.DagsterInstance.ephemeral() as instance, warnings.catch_warnings():
                 warnings.simplefilter("ignore", dg.BetaWarning)
                 origin.create_location(instance).cleanup()
-        except dg.DagsterError as error:
+        except (dg.DagsterError, DeserializationError) as error:  # the latter: it speaks for another Dagster than ours
             raise ResourceError(
                 f"The code server {name} is not fit: nothing was switched",
                 got=str(error)[-1500:],

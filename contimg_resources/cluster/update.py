@@ -29,6 +29,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from contimg_resources.cluster.addresses import broker_url
 from contimg_resources.cluster.celery_settings import celery_settings
@@ -152,8 +153,7 @@ class Updater:
             step = next(self._steps, None)
         except ResourceError as error:
             _LOG.error("update_failed", code=self._request["code"], error=str(error))
-            what = str(error).removesuffix(f". {error.remedy}")
-            self._end(_FAILED, what, remedy=error.remedy)
+            self._end(_FAILED, str(error).removesuffix(f". {error.remedy}"), remedy=error.remedy)
             return
         if step is None:
             _LOG.info("updated", code=self._request["code"])
@@ -177,10 +177,16 @@ class Updater:
         for service in others:
             self.supervisor.exchange(service, _END_WITHIN_S)
         yield from self._end_code_server(old)
-        for service in others:
-            yield from self._until_ready(service, service.is_listening)
-        for service in workers:
-            yield from self._until_ready(service, partial(self._answers, service.name))
+        try:
+            for service in others:
+                yield from self._until_ready(service, service.is_listening)
+            for service in workers:
+                yield from self._until_ready(service, partial(self._answers, service.name))
+        except ResourceError as error:
+            raise ResourceError(
+                f"The new code is in use, but not by all: {error}",
+                remedy=f"Back: contimg cluster update --code {old.code.folder}",
+            ) from error
 
     def _begin_code_server(self, new: OneMachine) -> Iterator[str]:
         server = new.code_server()
@@ -191,7 +197,7 @@ class Updater:
                 self.supervisor.require_running(server)
                 if time.monotonic() > end:
                     raise self.supervisor.not_started(server)
-                yield "the new code is loaded"
+                yield "the new code is being loaded"
             new.code_servers.require_fit(new.colour)
         except ResourceError as error:
             self.supervisor.leave(server.name, _END_WITHIN_S)
@@ -203,10 +209,10 @@ class Updater:
     def _end_code_server(self, old: OneMachine) -> Iterator[str]:
         """Let calls end that are under way; the old one ends when there are none."""
         end = time.monotonic() + _CALLS_END_WITHIN_S
-        for n_calls in old.code_servers.until_quiet(old.colour):
+        for _ in old.code_servers.until_quiet(old.colour):
             if time.monotonic() > end:
                 break
-            yield f"the old code server ends its calls ({n_calls})"
+            yield "the old code server ends its calls"
         self.supervisor.leave(f"code-{old.colour}", _END_WITHIN_S)
 
     def _until_ready(self, service: Service, is_ready: Callable[[], bool]) -> Iterator[str]:
@@ -231,5 +237,5 @@ class Updater:
             inspect = application.control.inspect([f"{worker}@{socket.gethostname()}"], timeout=_PING_S)
             try:
                 return bool(inspect.ping())
-            except OperationalError:
+            except (OperationalError, RedisError, OSError):
                 return False
