@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from contimg_resources.products import atomic_write
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.25
 _READY_WITHIN_S = 600.0
+_RAISED = re.compile(r"[\w.]+(Error|Exception)\b")
 _GENTLE = ((signal.SIGTERM, 20.0), (signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
 
 
@@ -258,5 +260,7 @@ def _end(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
 
 
 def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(lines[-8:]) or "no output"
+    """What a service said last: the errors of a traceback, of which Dagster's begin with the cause, or its last lines."""
+    lines = log.read_text(errors="replace").splitlines()[-300:] if log.exists() else []
+    raised = [line for line in lines if _RAISED.match(line)]
+    return "\n".join(raised[-2:] or lines[-8:]) or "no output"

@@ -81,7 +81,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoServers]:
         for name in ("blue", "green"):
             stack.callback(two.start(name).kill)
         for name in ("blue", "green"):
-            wait_for(lambda name=name: listens(two.servers.socket(name)), 150, f"{name} listens")
+            wait_for(lambda name=name: listens(two.servers.socket(name)), 300, f"{name} listens")
         yield two
 
 
