@@ -61,7 +61,7 @@ def test_lines_arrive_as_they_were_written(
             text = text.replace(before, after)
         (tmp_path / "contimg.conf").write_text(text)
         command = [rsyslogd, "-n", "-f", str(tmp_path / "contimg.conf"), "-i", str(tmp_path / "pid")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             connection, _ = collector.accept()
             connection.settimeout(_PATIENCE_S)
