@@ -16,6 +16,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 app = typer.Typer(help="Runs on Celery workers, the instance on PostgreSQL.", no_args_is_help=True)
 _STOP_WITHIN_S = 180.0
 _POLL_S = 0.25
+_CALLS_END_WITHIN_S = 300.0
 
 
 @app.callback()
@@ -162,10 +163,14 @@ def switch(
             time.sleep(_POLL_S)
         servers.require_fit(to)
         servers.switch(to)
+        end = time.monotonic() + _CALLS_END_WITHIN_S
+        n_calls = 0
         if before not in {None, to}:
             for n_calls in servers.until_quiet(str(before)):
-                time.sleep(_POLL_S if n_calls == 0 else 1.0)
-        emit({"before": before, "code_server": to}, as_json=as_json)
+                if time.monotonic() > end:
+                    break
+                time.sleep(_POLL_S)
+        emit({"before": before, "code_server": to, "calls_of_the_other": n_calls}, as_json=as_json)
 
 
 @app.command()

@@ -7,7 +7,8 @@ Each server listens on a Unix socket of its own name (``blue.sock``, ``green.soc
 a symbolic link to one of them (``deploy/workspace-socket.yaml``). Dagster's client opens a connection for each call, so the next
 call after the link was replaced, which is one step of the file system, goes to the other server; the thread by which every
 web server and the daemon watches its location finds another server there within a second or two, and loads the definitions anew. A
-call that is under way ends where it began. The name of the location stays, and with it cursors and ticks.
+call that is under way ends where it began; until then gRPC sends what else that process asks over the same connection, so that the
+process follows when its calls have ended. The name of the location stays, and with it cursors and ticks.
 
 Rejected: another port in ``workspace.yaml``, which a daemon reads every 60 s only (``RELOAD_WORKSPACE_INTERVAL``), and a read-only
 web server, which refuses ``reloadWorkspace``, never; and both servers on one port (``SO_REUSEPORT``), where calls go to
