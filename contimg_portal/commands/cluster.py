@@ -164,13 +164,14 @@ def switch(
         servers.require_fit(to)
         servers.switch(to)
         end = time.monotonic() + _CALLS_END_WITHIN_S
-        n_calls = 0
+        n_left = 0
         if before not in {None, to}:
             for n_calls in servers.until_quiet(str(before)):
+                n_left = n_calls
                 if time.monotonic() > end:
                     break
                 time.sleep(_POLL_S)
-        emit({"before": before, "code_server": to, "calls_of_the_other": n_calls}, as_json=as_json)
+        emit({"before": before, "code_server": to, "calls_of_the_other": n_left}, as_json=as_json)
 
 
 @app.command()
