@@ -6,7 +6,6 @@ Installing is pip's (``make install``).
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,5 @@ class Installation:
         return cls(folder.resolve(), str(own.absolute()) if own.exists() else sys.executable)
 
     def variables(self) -> list[str]:
-        """Environment of its processes: its folder comes before all others, and the working directory does not count."""
-        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        return [f"PYTHONPATH={os.pathsep.join([str(self.folder), *others])}", "PYTHONSAFEPATH=1"]
+        """Environment of its processes: its folder comes before what is installed, and the working directory does not count."""
+        return [f"PYTHONPATH={self.folder}", "PYTHONSAFEPATH=1"]
