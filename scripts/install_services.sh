@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Install the system packages that Python packages cannot bring: scripts/install_services.sh [bench|cluster]
 #
-# For tests Chromium, a font for it, Prometheus, PostgreSQL, Redis, Swift (an S3 server), nginx, openssl, docker-compose, systemd and
-# minisign (what deploy/ holds is checked by them), and WSClean, which can be chosen for imaging; with the argument `bench` WSClean,
+# For tests Chromium, a font for it, Prometheus, PostgreSQL, Redis, Swift (an S3 server), nginx, openssl, docker-compose, systemd,
+# rsyslog and minisign (what deploy/ holds is checked by them), and WSClean, which can be chosen for imaging; with the argument `bench` WSClean,
 # PostgreSQL and Redis, with `cluster` PostgreSQL and Redis only.
 # Does nothing when they are there. Without root or sudo it says what is missing and goes on: the tests that
 # need it are then skipped with that reason (and fail in CI), and the benchmark says what to install.
@@ -22,6 +22,7 @@ if [[ -z "${1:-}" ]]; then
     for service in nginx openssl docker-compose systemd minisign; do
         command -v "${service/systemd/systemd-analyze}" >/dev/null || missing+=("$service")
     done
+    [[ -x /usr/sbin/rsyslogd ]] || missing+=(rsyslog)
 fi
 if ((${#missing[@]} == 0)); then
     exit 0

@@ -15,6 +15,8 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 app = typer.Typer(help="Runs on Celery workers, the instance on PostgreSQL.", no_args_is_help=True)
 _STOP_WITHIN_S = 180.0
+_POLL_S = 0.25
+_CALLS_END_WITHIN_S = 300.0
 
 
 @app.callback()
@@ -29,7 +31,7 @@ def up(
     dagster_port: Annotated[int, typer.Option(envvar="DAGSTER_PORT", help="Port of the Dagster UI.")] = 3000,
     portal_port: Annotated[int, typer.Option(envvar="PORTAL_PORT", help="Port of the portal.")] = 8000,
     inner_port: Annotated[
-        int, typer.Option(help="First of three ports that only the services use: code server, PostgreSQL, Redis.")
+        int, typer.Option(help="First of two ports that only the services use: PostgreSQL, Redis.")
     ] = 4266,
     services_folder: Annotated[
         Path | None, typer.Option(help="Data of PostgreSQL and Redis; default <data>/cluster/services.")
@@ -42,6 +44,7 @@ def up(
     with one_screen_errors():
         from contimg_resources.cluster.one_machine import OneMachine, Ports
         from contimg_resources.cluster.services import Supervisor, is_open
+        from contimg_resources.cluster.update import UpdateFiles, Updater
         from contimg_resources.errors import ResourceError
         from contimg_resources.observability import configure_logging
         from contimg_resources.settings import load_settings
@@ -49,7 +52,7 @@ def up(
         settings = load_settings()
         configure_logging(settings)
         folder = settings.data / "cluster"
-        ports = Ports(dagster_port, portal_port, *range(inner_port, inner_port + 3))
+        ports = Ports(dagster_port, portal_port, *range(inner_port, inner_port + 2))
         taken = {name: port for name, port in vars(ports).items() if is_open(port)}
         if taken:
             raise ResourceError(
@@ -60,13 +63,15 @@ def up(
             )
         machine = OneMachine(folder, services_folder or folder / "services", ports, workers, pinned)
         asked: list[int] = []
-        supervisor = Supervisor(folder, restart_after_s, lambda: bool(asked))
+        supervisor = Supervisor(folder, restart_after_s, lambda: bool(asked), machine.about)
+        updater = Updater(machine, supervisor, UpdateFiles(folder))
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, lambda number, _: asked.append(number))
         try:
-            supervisor.start(machine.services(), machine.urls)
-            stderr.print(f"Dagster {machine.urls['dagster']}   portal {machine.urls['portal']}", highlight=False)
-            supervisor.watch(machine.urls)
+            updater.files.forget()
+            supervisor.start(machine.services())
+            stderr.print(f"Dagster {machine.about['dagster']}   portal {machine.about['portal']}", highlight=False)
+            supervisor.watch(updater.advance)
         finally:
             supervisor.stop()
 
@@ -104,6 +109,69 @@ def status(as_json: JsonOption = False) -> None:
         emit({**state, "services": services}, as_json=as_json, rows="services")
         if not all(one["is_alive"] for one in services):
             raise typer.Exit(1)
+
+
+@app.command()
+def update(
+    code: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+            help="Folder of the installation; default that of this command.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the cluster on this machine other code, newer or older; runs go on, and code that does not load changes nothing."""
+    with one_screen_errors():
+        from contimg_resources.cluster.installations import Installation
+        from contimg_resources.cluster.update import UpdateFiles
+        from contimg_resources.errors import ResourceError
+        from contimg_resources.settings import load_settings
+
+        state = _state()
+        if state is None:
+            raise ResourceError("Nothing runs", remedy="Start it with this code: contimg cluster up.")
+        new = Installation.here() if code is None else Installation.at(code)
+        files = UpdateFiles(load_settings().data / "cluster")
+        for step in files.follow(files.ask(new.folder), state["supervisor"]):
+            stderr.print(step, highlight=False)
+        emit({"before": state["code"], "code": str(new.folder)}, as_json=as_json)
+
+
+@app.command()
+def switch(
+    to: Annotated[str, typer.Argument(help="Name of the code server to use: blue or green.")],
+    link: Annotated[
+        Path,
+        typer.Option(
+            envvar="CONTIMG_CODE_SOCKET", help="The link that web servers and daemon know, beside the sockets."
+        ),
+    ],
+    within_s: Annotated[float, typer.Option(min=0, help="How long to wait for it to answer.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Lead web servers and daemon of this host to another code server that runs (contimg-code@NAME), once it is fit."""
+    with one_screen_errors():
+        from contimg_resources.cluster.code_servers import CodeServers, listens
+
+        servers = CodeServers(link)
+        before, end = servers.current(), time.monotonic() + within_s
+        while not listens(servers.socket(to)) and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        servers.require_fit(to)
+        servers.switch(to)
+        end = time.monotonic() + _CALLS_END_WITHIN_S
+        n_left = 0
+        if before not in {None, to}:
+            for n_calls in servers.until_quiet(str(before)):
+                n_left = n_calls
+                if time.monotonic() > end:
+                    break
+                time.sleep(_POLL_S)
+        emit({"before": before, "code_server": to, "calls_of_the_other": n_left}, as_json=as_json)
 
 
 @app.command()

@@ -14,17 +14,17 @@ import pwd
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from contimg_resources.cluster.code_servers import COLOURS, LOCATION, SOCKET_SETTING, CodeServers
+from contimg_resources.cluster.installations import Installation
 from contimg_resources.cluster.queues import QUEUES
 from contimg_resources.cluster.services import Service
 from contimg_resources.errors import ResourceError
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _POSTGRES_FOLDERS = "/usr/lib/postgresql"
 _DATABASE = _USER = "contimg"
 _STARTING_S = 120.0
@@ -37,7 +37,6 @@ class Ports:
 
     dagster: int
     portal: int
-    code: int
     postgres: int
     redis: int
 
@@ -56,6 +55,10 @@ class OneMachine:
     n_workers : int
     pinned : bool
         Whether worker number n may use core n only.
+    code : Installation
+        What the platform's processes run.
+    colour : str
+        Name of the code server with that code; the other name is for the next version.
     """
 
     folder: Path
@@ -63,6 +66,13 @@ class OneMachine:
     ports: Ports
     n_workers: int = 2
     pinned: bool = False
+    code: Installation = field(default_factory=Installation.here)
+    colour: str = COLOURS[0]
+
+    @property
+    def code_servers(self) -> CodeServers:
+        """Where they listen."""
+        return CodeServers(self.folder / "code" / "current.sock")
 
     @property
     def home(self) -> Path:
@@ -70,13 +80,23 @@ class OneMachine:
         return self.folder / "dagster"
 
     @property
-    def urls(self) -> dict[str, str]:
-        """Where people look."""
+    def about(self) -> dict[str, str]:
+        """Where people look, and what runs."""
         return {
             "dagster": f"http://127.0.0.1:{self.ports.dagster}",
             "portal": f"http://127.0.0.1:{self.ports.portal}",
             "home": str(self.home),
+            "code": str(self.code.folder),
         }
+
+    def with_code(self, code: Installation) -> OneMachine:
+        """The same with other code, on the code server that is free."""
+        return replace(self, code=code, colour=next(colour for colour in COLOURS if colour != self.colour))
+
+    @property
+    def broker_url_file(self) -> Path:
+        """Where the broker's URL is, with its password."""
+        return self._secret_path("broker_url")
 
     def variables(self, worker: str | None = None) -> list[str]:
         """Environment of every process of the platform, as arguments of ``env``; a worker has scratch of its own."""
@@ -85,42 +105,64 @@ class OneMachine:
             "env",
             f"DAGSTER_HOME={self.home}",
             f"CONTIMG_CLUSTER__POSTGRES_URL_FILE={self._secret_path('postgres_url')}",
-            f"CONTIMG_CLUSTER__BROKER_URL_FILE={self._secret_path('broker_url')}",
-            f"CONTIMG_DAGSTER_URL={self.urls['dagster']}",
+            f"CONTIMG_CLUSTER__BROKER_URL_FILE={self.broker_url_file}",
+            f"CONTIMG_DAGSTER_URL={self.about['dagster']}",
+            f"{SOCKET_SETTING}={self.code_servers.link}",
+            *self.code.variables(),
             "OPENBLAS_NUM_THREADS=1",
             *scratch,
         ]
 
     def services(self) -> list[Service]:
         """All services, in the order in which they start."""
-        python, ports = [sys.executable, "-m"], self.ports
-        workspace = ["-w", str(self.home / "workspace.yaml")]
-        code = ["dagster", "api", "grpc", "-m", "contimg_assets.definitions", "--location-name", "contimg"]
-        platform = [*self.variables(), *python]
+        ports = self.ports
         return [
             Service(
                 "postgres", self._postgres_command(), ports.postgres, self._initialise_postgres, self._make_database
             ),
             Service("redis", [_found("redis-server"), str(self._redis_file())], ports.redis, self._write_redis_file),
-            Service(
-                "code", [*platform, *code, "-h", "127.0.0.1", "-p", str(ports.code)], ports.code, self._prepare_instance
-            ),
-            *[self._worker(number, is_on_store_host=number == 1) for number in range(1, self.n_workers + 1)],
-            Service("daemon", [*platform, "dagster._daemon", "run", *workspace]),
+            self.code_server(),
+            *self.workers(),
+            *self.interfaces(),
+        ]
+
+    def interfaces(self) -> list[Service]:
+        """Daemon, web server and portal: what runs the queue, and what people look at."""
+        python, ports = [*self.variables(), self.code.python, "-m"], self.ports
+        workspace = ["-w", str(self.code.folder / "deploy" / "workspace-socket.yaml")]
+        return [
+            Service("daemon", [*python, "dagster._daemon", "run", *workspace]),
             Service(
                 "webserver",
-                [*platform, "dagster_webserver", "-h", "127.0.0.1", "-p", str(ports.dagster), *workspace],
+                [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(ports.dagster), *workspace],
                 ports.dagster,
             ),
-            Service("portal", [*platform, "contimg_portal.cli", "portal", "--port", str(ports.portal)], ports.portal),
+            Service("portal", [*python, "contimg_portal.cli", "portal", "--port", str(ports.portal)], ports.portal),
         ]
+
+    def code_server(self) -> Service:
+        """Where the definitions are loaded, sensors and schedules run."""
+        servers = self.code_servers
+        code = ["dagster", "api", "grpc", "-m", "contimg_assets.definitions", "-d", str(self.code.folder)]
+        listener = servers.socket(self.colour)
+        return Service(
+            f"code-{self.colour}",
+            [*self.variables(), self.code.python, "-m", *code, "--location-name", LOCATION, "-s", str(listener)],
+            socket=listener,
+            prepare=self._prepare_instance,
+            follow_up=self.lead,
+        )
+
+    def workers(self) -> list[Service]:
+        """What carries out runs."""
+        return [self._worker(number, is_on_store_host=number == 1) for number in range(1, self.n_workers + 1)]
 
     def _worker(self, number: int, *, is_on_store_host: bool) -> Service:
         """The first worker stands for the host of the store, the others for hosts without it."""
         name = f"worker{number}"
         queues = [queue for queue in QUEUES if is_on_store_host or queue != "store"]
         core = ["taskset", "--cpu-list", str((number - 1) % (os.cpu_count() or 1))] if self.pinned else []
-        command = [sys.executable, "-m", "contimg_portal.cli", "cluster", "worker", "--name", name]
+        command = [self.code.python, "-m", "contimg_portal.cli", "cluster", "worker", "--name", name]
         return Service(name, [*self.variables(name), *core, *command, "--queues", ",".join(queues)])
 
     def _secret_path(self, name: str) -> Path:
@@ -200,18 +242,25 @@ class OneMachine:
         _write_private(self._secret_path("broker_url"), url)
 
     def _prepare_instance(self) -> None:
-        """DAGSTER_HOME with our dagster.yaml and workspace, and the tables, made by one process before many ask for them."""
+        """DAGSTER_HOME with our dagster.yaml, and the tables, made by one process before many ask for them."""
         self.home.mkdir(parents=True, exist_ok=True)
+        self.code_servers.prepare()
+        self._link_configuration()
+        _run(
+            [*self.variables(), self.code.python, "-m", "dagster", "instance", "info"],
+            "Dagster's instance was not made",
+        )
+
+    def lead(self) -> None:
+        """Lead web servers and daemon to this code, and to the configuration that came with it."""
+        self._link_configuration()
+        self.code_servers.switch(self.colour)
+
+    def _link_configuration(self) -> None:
         file = self.home / "dagster.yaml"
         if file.is_symlink() or not file.exists():
             file.unlink(missing_ok=True)
-            file.symlink_to(_PROJECT / "deploy" / "dagster.yaml")
-        server = f"{{host: 127.0.0.1, port: {self.ports.code}, location_name: contimg}}"
-        (self.home / "workspace.yaml").write_text(f"load_from:\n  - grpc_server: {server}\n")
-        _run(
-            [*self.variables(), sys.executable, "-m", "dagster", "instance", "info"],
-            "Dagster's instance was not made",
-        )
+            file.symlink_to(self.code.folder / "deploy" / "dagster.yaml")
 
 
 def preload() -> Sequence[str]:

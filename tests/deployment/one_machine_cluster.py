@@ -92,8 +92,8 @@ class Cluster:
 
     def __init__(self, campaign: Campaign, services_folder: Path) -> None:
         self.campaign = campaign
-        first = free_ports(5)
-        self.ports = {"dagster": first, "portal": first + 1, "postgres": first + 3, "redis": first + 4}
+        first = free_ports(4)
+        self.ports = {"dagster": first, "portal": first + 1, "postgres": first + 2, "redis": first + 3}
         self.environment = campaign.environment | {
             "CONTIMG_SEASON_START": "2026-01-08",
             "CONTIMG_SEASON_END": "2026-02-12",

@@ -1,25 +1,35 @@
 """A campaign on PostgreSQL, Redis and two workers, which are killed: the rows are those of the embedded platform.
 
 One cluster for all tests of this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed
-for half a minute while images are made again, and at the end everything is stopped.
+for half a minute while images are made again, the cluster is given other code while it works, and at the end everything is stopped.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import httpx
 import pytest
 
+from contimg_resources.cluster.addresses import broker_url
+from contimg_resources.cluster.code_servers import CodeServers
 from contimg_resources.cluster.services import is_alive, is_open
+from contimg_resources.cluster.signs_of_life import SignsOfLife
+from contimg_resources.settings import load_settings
+from contimg_sensors.run_events import Cursor
 from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
 from tests.chaos.campaign import Campaign
 from tests.deployment.one_machine_cluster import (
     BUSY,
+    CONTIMG,
     RESTART_AFTER_S,
     Cluster,
     different,
@@ -132,6 +142,102 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
         )
     record_property("away_s", round(away_s, 1))
     assert away_s >= RESTART_AFTER_S
+
+
+def other_code(folder: Path, project_root: Path) -> Path:
+    """A copy of the code whose photometry has another version, and whose sensor of webhooks says something else."""
+    for name in ("contimg_assets", "contimg_portal", "contimg_resources", "contimg_sensors", "deploy"):
+        shutil.copytree(project_root / name, folder / name)
+    for name, before, after in (
+        ("contimg_assets/photometry.py", 'code_version="1"', 'code_version="1 of the other code"'),
+        ("contimg_sensors/alerts.py", "no webhook is set", "the other code finds no webhook set"),
+    ):
+        text = (folder / name).read_text()
+        assert text.count(before) == 1
+        (folder / name).write_text(text.replace(before, after))
+    return folder
+
+
+def broken_code(folder: Path, project_root: Path) -> Path:
+    """Code whose definitions raise."""
+    shutil.copytree(project_root / "deploy", folder / "deploy")
+    (folder / "contimg_assets").mkdir()
+    (folder / "contimg_assets" / "__init__.py").touch()
+    (folder / "contimg_assets" / "definitions.py").write_text("raise RuntimeError('this code is broken')\n")
+    return folder
+
+
+def ticks_of(instance: dg.DagsterInstance, sensor: str) -> tuple[str | None, list[str]]:
+    """Cursor of a sensor, which has one state only, and what its newest ticks said."""
+    (state,) = [one for one in instance.all_instigator_state() if one.instigator_name == sensor]
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=3)
+    return state.instigator_data.cursor, [tick.skip_reason or "" for tick in ticks]
+
+
+def test_other_code_is_taken_while_a_run_goes_on(cluster: Cluster, project_root: Path, tmp_path: Path) -> None:
+    """Broken code changes nothing; new code takes over while a run goes on and ends well; cursors stay; new runs have new code."""
+    before = {one["name"]: one["pid"] for one in cluster.state()["services"]}
+    servers = CodeServers(cluster.campaign.data / "cluster" / "code" / "current.sock")
+    refused = cluster.command("cluster", "update", "--code", str(broken_code(tmp_path / "broken", project_root)))
+    assert refused.returncode == 1
+    assert "this code is broken" in refused.stderr
+    assert "nothing has changed" in refused.stderr
+    assert servers.current() == "blue"
+    wait_for(lambda: {one["name"]: one["pid"] for one in cluster.state()["services"]} == before, 30, "all is as it was")
+
+    new = other_code(tmp_path / "new", project_root)
+    day = cluster.campaign.store.query("SELECT min(partition_key[:10]) AS day FROM observation").item()
+    url = cluster.state()["dagster"]
+    again = ["backfill", "--from", day, "--to", day, "--remake", "--dagster-url", url, "--assets"]
+    with cluster.instance() as instance:
+        cursor, _ = ticks_of(instance, "run_failures")
+        assert cluster.command(*again, _IMAGES).returncode == 0
+        run = cluster.wait_for(instance, lambda: imaging(instance), _PATIENCE_S, "an image is under way")
+        with held_still(run):
+            update = subprocess.Popen(
+                [*CONTIMG, "cluster", "update", "--code", str(new)], env=os.environ | cluster.environment
+            )
+            cluster.wait_for(instance, lambda: servers.current() == "green", 300, "the new code is in use")
+            assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+        cluster.wait_for(instance, lambda: update.poll() is not None, 300, "the update has ended")
+        assert update.returncode == 0
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.SUCCESS
+        assert instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run.run_id})) == []
+        after = {one["name"]: one["pid"] for one in cluster.state()["services"]}
+        assert set(after) ^ set(before) == {"code-blue", "code-green"}
+        assert {name for name in before if before[name] == after.get(name)} == {"postgres", "redis"}
+        cluster.wait_for(
+            instance,
+            lambda: any("the other code" in said for said in ticks_of(instance, "event_webhooks")[1]),
+            60,
+            "the sensor ticks with the new code",
+        )
+        assert (
+            Cursor.parse(ticks_of(instance, "run_failures")[0]).since == Cursor.parse(cursor).since
+        )  # a lost one begins anew
+        assert cluster.command(*again, "forced_photometry,flux_scale").returncode == 0
+        cluster.wait_for(
+            instance,
+            lambda: (
+                set(cluster.campaign.store.query("SELECT DISTINCT code_version FROM forced_photometry")["code_version"])
+                == {"1 of the other code"}
+            ),
+            _PATIENCE_S,
+            "the photometry of the day is of the new code",
+        )
+
+
+@contextmanager
+def held_still(run: dg.DagsterRun) -> Iterator[None]:
+    """Stop the process of a run, so that it surely lasts for as long as this does; meanwhile somebody else says that it lives."""
+    pid = int(run.tags["contimg/worker"].rpartition(":")[2])
+    signs = SignsOfLife(broker_url(load_settings().cluster))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        signs.give(run.run_id, run.tags["contimg/worker"], _PATIENCE_S)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_everything_is_stopped_by_one_command(cluster: Cluster) -> None:

@@ -34,8 +34,8 @@ class Services:
     """PostgreSQL and Redis, and an instance that uses them."""
 
     def __init__(self, root: Path, services_folder: Path) -> None:
-        first = free_ports(5)
-        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 5)))
+        first = free_ports(4)
+        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 4)))
         self.supervisor = Supervisor(root, restart_after_s=0.0)
         self.variables = {
             "DAGSTER_HOME": str(root / "dagster"),
@@ -56,8 +56,8 @@ class Services:
         time.sleep(after_s)
         running = self.supervisor._running[service]
         for _ in range(2):
-            self.supervisor._look_after(running, {})
-        self.supervisor._await_port(running.service, running.service.port)
+            self.supervisor._look_after(running)
+        self.supervisor._await_listener(running.service)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Ite
         (root / "dagster").mkdir()
         (root / "dagster" / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
         try:
-            services.supervisor.start(services.machine.services()[:2], {})
+            services.supervisor.start(services.machine.services()[:2])
             yield services
         finally:
             services.supervisor.stop()
