@@ -57,7 +57,7 @@ from contimg_resources.settings_stages import (
 ENVIRONMENT_PREFIX = "CONTIMG_"
 CONFIG_VARIABLE = "CONTIMG_CONFIG"
 SECRETS_VARIABLE = "CONTIMG_SECRETS_DIR"
-_OF_DEPLOYMENT = {"CONTIMG_CODE_HOST", "CONTIMG_CODE_PORT", "CONTIMG_QUEUES"}
+_OF_DEPLOYMENT = {"CONTIMG_CODE_HOST", "CONTIMG_CODE_PORT", "CONTIMG_CODE_SOCKET", "CONTIMG_QUEUES"}
 """Variables that files in ``deploy`` read themselves: they set nothing here and are no mistake."""
 _SECRET_FIELDS = {"portal_token", "alert_urls", "event_urls", "event_secret", "token", "postgres_url", "broker_url"}
 

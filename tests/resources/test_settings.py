@@ -140,6 +140,7 @@ def test_misspelt_variables_are_found(monkeypatch):
     monkeypatch.setenv("CONTIMG_INCOMMING", "/data")
     monkeypatch.setenv("CONTIMG_FEATURE_FLUXSCALE", "catalogue:10")
     monkeypatch.setenv("CONTIMG_CODE_HOST", "code")
+    monkeypatch.setenv("CONTIMG_CODE_SOCKET", "/run/contimg/current.sock")
     assert unknown_variables() == {
         "CONTIMG_FEATURE_FLUXSCALE": "CONTIMG_FEATURE_FLUX_SCALE",
         "CONTIMG_INCOMMING": "CONTIMG_INCOMING",
