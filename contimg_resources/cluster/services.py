@@ -26,6 +26,8 @@ from contimg_resources.errors import ResourceError
 from contimg_resources.products import atomic_write
 
 _LOG = structlog.get_logger(__name__)
+_DEFAULT_SIGNALS = ("env", "--default-signal=INT,TERM")
+"""What a shell does not wait for ignores SIGINT, then Dagster ignores SIGTERM too, and services would inherit both."""
 _POLL_S = 0.25
 _READY_WITHIN_S = 600.0
 _RAISED = re.compile(r"[\w.]+(Error|Exception)\b")
@@ -189,7 +191,7 @@ class Supervisor:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
             return subprocess.Popen(  # noqa: S603 (our own commands)
-                list(service.command),
+                [*_DEFAULT_SIGNALS, *service.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
