@@ -99,16 +99,18 @@ def timed(work: Callable[[], object]) -> None:
 
 
 def in_turn(ours: Callable[[], Run], peer: Callable[[], Run], n_pairs: int) -> list[tuple[Run, Run]]:
-    """Run both in turn; the first pair is not counted: it compiles ours and brings the files of both into memory."""
+    """Run both in turn; of several pairs the first is not counted: it compiles ours and brings the files of both into memory.
+
+    A single pair counts, whatever it costs ours: there are peers that take an hour.
+    """
     pairs = []
-    for k in range(n_pairs + 1):
+    is_warmed_up = n_pairs > 1
+    for k in range(n_pairs + is_warmed_up):
         pair = ours(), peer()
-        print(
-            f"{'warm-up' if k == 0 else f'pair {k}'}: ours {pair[0].seconds:.1f} s, peer {pair[1].seconds:.1f} s",
-            flush=True,
-        )
+        name = "warm-up" if is_warmed_up and k == 0 else f"pair {len(pairs) + 1 - is_warmed_up}"
+        print(f"{name}: ours {pair[0].seconds:.1f} s, peer {pair[1].seconds:.1f} s", flush=True)
         pairs.append(pair)
-    return pairs[1:]
+    return pairs[is_warmed_up:]
 
 
 def entry(name: str, peer: str, pairs: Sequence[tuple[Run, Run]], agreement: Mapping[str, Any]) -> dict[str, Any]:
