@@ -56,6 +56,8 @@ def environment(kind: str) -> dict[str, str]:
 @contextmanager
 def platform(kind: str) -> Iterator[None]:
     """One platform, started as its users start it, with its settings in this process."""
+    from demo.run import dagster_dev
+
     data = FOLDER / kind
     data.mkdir(parents=True)
     before = dict(os.environ)
@@ -64,18 +66,7 @@ def platform(kind: str) -> Iterator[None]:
         home = data / "dagster"
         home.mkdir()
         shutil.copy(ROOT / "dagster.yaml", home)
-        command = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-w",
-            "workspace.yaml",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(DAGSTER),
-        ]
+        command = dagster_dev(DAGSTER)
         started = os.environ
     else:
         command = [*CONTIMG, "cluster", "up", "--workers", "2", "--dagster-port", str(DAGSTER)]

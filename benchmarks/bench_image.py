@@ -13,9 +13,9 @@ the same sources seen through a beam that does not move, and thermal noise: ther
 agree. Then WSClean too goes down to 1 sigma, and cleans eight sub-bands jointly: with one flux density for the whole band
 it leaves 2 mJy beside bright sources, whose brightness differs by ten per cent from one end of the band to the other; with
 four its rms is 3 per cent above the thermal one. tclean makes a cube of eight for the same reason, whose planes are averaged
-(with two Taylor terms down to 1 sigma it diverges). Without w terms it does not blur sources but displaces them, by up to
-three quarters of a beam: the array is a plane to 2 m, so w is a plane over u and v, and the image is right in the slant
-orthographic projection, which is what its header says here.
+(with two Taylor terms down to 1 sigma it diverges). Without w terms it does not blur sources but displaces them, the brightest
+by 4 to 24 arcsec: the array is a plane to 2 m, so w is a plane over u and v, and the image is right in the slant orthographic
+projection, which is what its header says here.
 """
 
 from __future__ import annotations

@@ -17,22 +17,9 @@ from contimg_portal.api import PROBLEMS, OpenStore
 from contimg_portal.parameters import Format, Limit, Offset
 from contimg_resources.setting_changes import setting_changes
 from contimg_resources.settings import Settings
-from contimg_resources.settings_table import Origin, settings_of_process
+from contimg_resources.settings_table import SettingRow, settings_of_process
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-
-
-class Setting(BaseModel):
-    """One setting; of a secret only whether it is set."""
-
-    name: str
-    value: str
-    origin: Origin
-    default: str
-    is_default: bool
-    is_secret: bool
-    is_of_host: bool
-    description: str
 
 
 class UnknownVariable(BaseModel):
@@ -48,7 +35,7 @@ class SettingsAnswer(BaseModel):
     file: str | None
     secrets_folder: str | None
     unknown: list[UnknownVariable]
-    settings: list[Setting]
+    settings: list[SettingRow]
 
 
 def told_settings(settings: Settings, site: str | None) -> dict[str, Any]:

@@ -103,6 +103,11 @@ def require_free_port(name: str, port: int) -> int:
     return port
 
 
+def dagster_dev(port: int) -> list[str]:
+    """Webserver and daemon of the embedded platform, from the project's folder."""
+    return [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+
+
 _PROGRESS = """
     SELECT (SELECT count(*) FROM observation) AS arrived,
            (SELECT count(*) FROM image WHERE band = 'full') AS imaged,
@@ -189,18 +194,6 @@ def main() -> int:
 
     python = sys.executable
     simulate = [python, "-m", "contimg_portal.cli", "simulate", str(CAMPAIGN), "--out", str(DATA / "incoming")]
-    dagster = [
-        python,
-        "-m",
-        "dagster",
-        "dev",
-        "-w",
-        "workspace.yaml",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(ports["DAGSTER_PORT"]),
-    ]
     portal = [python, "-m", "contimg_portal.cli", "portal", "--port", str(ports["PORTAL_PORT"])]
     dagster_url, portal_url = (f"http://127.0.0.1:{ports[name]}" for name in ("DAGSTER_PORT", "PORTAL_PORT"))
     out.print(f"Dagster {dagster_url}   portal {portal_url}   data {DATA}\n")
@@ -208,7 +201,7 @@ def main() -> int:
     with ExitStack() as stack:
         services = [
             stack.enter_context(running("simulator", [*simulate, "--truth", str(DATA / "truth")], env)),
-            stack.enter_context(running("dagster", dagster, env)),
+            stack.enter_context(running("dagster", dagster_dev(ports["DAGSTER_PORT"]), env)),
             stack.enter_context(running("portal", portal, env | {"CONTIMG_DAGSTER_URL": dagster_url})),
         ]
         store = Store(DATA / "contimg.duckdb")
