@@ -44,6 +44,7 @@ from contimg_portal.jobs import Jobs
 from contimg_portal.kept_pages import KeptAnswers
 from contimg_portal.metrics import Metrics
 from contimg_portal.store_cache import StoreCache
+from contimg_portal.turns import Turns
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings
@@ -111,6 +112,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
     app.add_middleware(_SafeHeaders)
     # Each is put around the ones before: an answer that is kept costs neither headers nor routing.
     app.add_middleware(KeptAnswers, store=app.state.store, kept_s=settings.api.answers_kept_s)
+    app.add_middleware(Turns, at_once=settings.api.answers_at_once)
     if settings.api.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.api.cors_origins, allow_methods=["GET"])
     app.add_middleware(RequestLimits, settings=settings.api)

@@ -55,7 +55,7 @@ class KeptAnswers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Give a kept answer, or have one made."""
-        key = _key(scope)
+        key = key_of(scope)
         if key is None:
             await self._app(scope, receive, send)
             return
@@ -124,7 +124,8 @@ async def _give(answer: _Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _key(scope: Scope) -> Key | None:
+def key_of(scope: Scope) -> Key | None:
+    """What an answer is kept under: path, query and accepted form; None if it is not one to keep."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return None
     path = str(scope["path"])

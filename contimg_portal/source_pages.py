@@ -18,7 +18,7 @@ from contimg_portal.api import OpenStore
 from contimg_portal.cutouts import extreme_cutouts
 from contimg_portal.pages import PAGE_ROWS, cache_of, render
 from contimg_portal.source_frame import SORTS, SourceFilter, filtered_sources, read_position, source_frame, sources_near
-from contimg_portal.sparklines import sparklines
+from contimg_portal.sparklines import SPARKLINE_D, sparklines
 from contimg_resources.store import queries, register
 from contimg_resources.store.connection import Store
 from contimg_resources.store.moment import one_moment
@@ -64,8 +64,10 @@ def show_sources(request: Request, store: OpenStore, asked: Annotated[SourceQuer
     frame = source_frame(cache, store, band)
     passing = filtered_sources(frame, wanted)
     shown = passing.slice(asked.offset, asked.limit)
+    newest: Any = frame["last_mjd"].max()
+    since_mjd = newest - SPARKLINE_D if newest is not None else 0.0
     with one_moment(store) as moment:
-        points = register.points_of(moment, shown["source_id"].to_list(), band=band)
+        points = register.points_of(moment, shown["source_id"].to_list(), since_mjd=since_mjd, band=band)
         blind = register.blind_sources(moment, limit=_BLIND_ROWS + 1, offset=asked.blind_offset)
         bands = register.statistics_bands(moment)
     figures = {}
@@ -76,6 +78,7 @@ def show_sources(request: Request, store: OpenStore, asked: Annotated[SourceQuer
     context = {
         "sources": shown.to_dicts(),
         "sparklines": sparklines(points),
+        "sparkline_d": SPARKLINE_D,
         "n_sources": frame.height,
         "n_passing": passing.height,
         "is_position": read_position(wanted.text) is not None,

@@ -12,6 +12,8 @@ import polars as pl
 
 from contimg_portal.formats import number
 
+SPARKLINE_D = 180
+"""Days that a drawing shows: what a candidate is judged by, at little more than a day a pixel."""
 WIDTH, HEIGHT = 132, 30
 _MARGIN = 2.5
 _LEAST_RANGE = 0.1

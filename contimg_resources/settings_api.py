@@ -25,5 +25,8 @@ class ApiSettings(BaseModel):
     answers_kept_s: float = Field(
         10.0, ge=0, le=3600, description="how long an answer is good while the store is written"
     )
+    answers_at_once: int = Field(
+        2, ge=1, le=256, description="pages and answers made at the same time, others wait for their turn"
+    )
     largest_body_mb: float = Field(32.0, gt=0, le=1024, description="largest request that is read")
     queued_jobs: int = Field(8, ge=1, le=1000, description="computations that may wait; more are refused with 503")

@@ -95,6 +95,8 @@ class Mirror:
         # One thread for each question: the portal answers several at once.
         self._engine = duckdb.connect(config={"threads": 1, "temp_directory": folder})
         self._engine.execute("SET enable_progress_bar = false")
+        # It costs a seventh of a light curve's question, and helps only where millions of rows are sorted.
+        self._engine.execute("SET disabled_optimizers = 'compressed_materialization'")
         path = str(Path(folder) / "copy.duckdb").replace("'", "''")
         self._engine.execute(f"ATTACH '{path}' AS copy (ROW_GROUP_SIZE {_ROWS_OF_GROUP})")
         self._engine.execute("USE copy")
