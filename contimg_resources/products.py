@@ -30,6 +30,8 @@ _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
 _HASH_BLOCK_BYTES = 1 << 20
+_UNFINISHED = ".tmp"
+"""Ending of the hidden name of a file that is being written."""
 
 
 class PublishedProducts(Protocol):
@@ -246,6 +248,11 @@ def doomed_remains(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.removed"))
 
 
+def unfinished_remains(path: Path) -> list[Path]:
+    """What a killed `atomic_write` of this path left, and what one under way is writing: only for who alone may write it."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"))
+
+
 def require(path: Path) -> Path:
     """Return a path that exists, or raise ProductMissingError naming it."""
     if not path.exists():
@@ -262,7 +269,7 @@ def require(path: Path) -> Path:
 def _placed_whole(path: Path) -> Iterator[BinaryIO]:
     """Binary stream to a temporary sibling that takes the path's name once it is written and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
     try:
         with temporary.open("wb") as stream:
             yield stream

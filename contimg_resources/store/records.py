@@ -22,7 +22,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from contimg_resources.products import atomic_write
+from contimg_resources.products import atomic_write, unfinished_remains
 from contimg_resources.store.schema import TABLES, Table
 
 _FOLDER_VARIABLE = "kept_rows_folder"
@@ -139,6 +139,9 @@ def keep_rows(connection: duckdb.DuckDBPyConnection, table: str, keys: Iterable[
             params=parameters,
         ).pl()
         path = record_path(folder, table, key)
+        # Of a process that was killed: nobody else writes while this transaction is open.
+        for left in unfinished_remains(path):
+            left.unlink()
         if rows.is_empty():
             path.unlink(missing_ok=True)
         else:

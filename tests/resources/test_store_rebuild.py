@@ -67,6 +67,20 @@ def test_every_table_has_one_place_to_come_back_from():
     assert sorted([*KEPT, *PRODUCT_OF, *FOUND_AGAIN]) == sorted(TABLES)
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_writing(store):
+    """A hidden half record of the same partition is removed; that of another one, whose writer has not come back yet, stays."""
+    store.replace("flux_scale", pl.DataFrame([SCALE]), partition_key="2026-03-01T05:00")
+    [record] = records_folder(store.path).glob("flux_scale/*/*.parquet")
+    left = record.with_name(f".{record.name}.8e8895b0.tmp")
+    other = record.with_name(".2026-03-01T0505.parquet.8e8895b0.tmp")
+    for path in (left, other):
+        path.write_bytes(b"half")
+    store.replace("flux_scale", pl.DataFrame([SCALE | {"factor": 1.2}]), partition_key="2026-03-01T05:00")
+    assert not left.exists()
+    assert other.exists()
+    assert record.exists()
+
+
 def test_a_partition_made_again_or_emptied_leaves_no_old_rows(store):
     """The record of a partition holds what was written last; an empty partition has none."""
     for factor in (1.1, 1.2):

@@ -160,7 +160,8 @@ def deconvolve(
 ) -> None:
     """Run major cycles until the noise is reached; the state holds model and residuals afterwards.
 
-    Known sources are fitted first; CLEAN looks for others once no flux density changes by more than would be significant.
+    Known sources are fitted first; CLEAN looks for others once no flux density changes by more than would be significant. What is
+    fainter than the brightest source by the precision of float32 is rounding, which differs between processors, and no source.
 
     Parameters
     ----------
@@ -180,6 +181,7 @@ def deconvolve(
     psf = np.ascontiguousarray(np.moveaxis(state.psf, 0, -1))
     sidelobes = sidelobe_level(state.joint(state.psf), 1.5 * beam_pixels)
     previous_peak = np.inf
+    rounding = float(np.finfo(np.float32).eps) * float(np.abs(state.joint(state.residual)).max())
 
     def compute_residuals() -> None:
         """Residual image and noise of every band from its visibilities minus those of model and known sources."""
@@ -195,8 +197,8 @@ def deconvolve(
         joint = state.joint(state.residual)
         box_pixels = settings.noise_box_beams * beam_pixels
         rms = estimate_noise(joint, box_pixels=box_pixels, n_threads=settings.n_threads).rms
-        stop = settings.stop_sigma * float(np.median(rms[::16, ::16]))
-        floor = _SIDELOBE_SAFETY * sidelobes * float(np.abs(joint).max())
+        stop = max(settings.stop_sigma * float(np.median(rms[::16, ::16])), rounding)
+        floor = max(_SIDELOBE_SAFETY * sidelobes * float(np.abs(joint).max()), rounding)
         grown, peak = 0, 0.0
         if step_sigma < settings.mask_sigma:
             grown = grow_mask(state.mask, joint, rms, settings.mask_sigma, floor, _MASK_RADIUS_BEAMS * beam_pixels)
