@@ -17,6 +17,7 @@ from tests.assets.conftest import configure
 from tests.simulated import TEN_ANTENNAS, simulate_campaign
 
 FIELDS_RA_DEG = (86.0, 92.0, 98.0, 104.0, 110.0, 116.0, 122.0)
+WRITTEN_AGO_S = 60.0
 
 
 @dataclass
@@ -75,9 +76,16 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def eight_observations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Raw files and catalogue of one transit and seven fields, simulated once."""
+    """Raw files and catalogue of one transit and seven fields, simulated once, and written a while ago.
+
+    Files that were written just now are left alone: a quick machine would look at them before they have settled.
+    """
     tiles = "".join(f'[[tiles]]\nname = "field{i}"\nra_deg = {ra}\n' for i, ra in enumerate(FIELDS_RA_DEG))
-    return simulate_campaign(tmp_path_factory.mktemp("eight"), TEN_ANTENNAS + tiles)
+    folder = simulate_campaign(tmp_path_factory.mktemp("eight"), TEN_ANTENNAS + tiles)
+    for file in (folder / "incoming").iterdir():
+        written = file.stat().st_mtime - WRITTEN_AGO_S
+        os.utime(file, (written, written))
+    return folder
 
 
 def _instance(project_root: Path, home: Path) -> dg.DagsterInstance:
