@@ -53,6 +53,7 @@ def celery_settings(broker_url: str, redelivery_s: float) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,  # run monitoring finds it, and knows what may be retried
         "worker_prefetch_multiplier": 1,
+        "worker_pool": "contimg_resources.cluster.worker:RunPool",
         "worker_max_tasks_per_child": 1,  # a fork of the warm worker per run, as the embedded launcher does
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_redirect_stdouts": False,

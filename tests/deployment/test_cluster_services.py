@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from celery import concurrency
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 
@@ -22,6 +23,7 @@ from contimg_resources.cluster.one_machine import OneMachine, Ports
 from contimg_resources.cluster.queues import QUEUES, broker_priority, queue_of
 from contimg_resources.cluster.services import Supervisor
 from contimg_resources.cluster.signs_of_life import SignsOfLife, giving_signs
+from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
 from contimg_resources.settings import load_settings
 from contimg_resources.settings_cluster import ClusterSettings
@@ -242,6 +244,15 @@ def test_every_asset_of_an_observation_has_a_queue(project_root: Path) -> None:
 
     names = [asset.key.to_user_string() for asset in [*OBSERVATION_ASSETS, *HOUR_ASSETS]]
     assert [name for name in names if queue_of("observation_job", [name]) == "store"] == []
+
+
+def test_a_worker_looks_at_once_whether_its_run_has_ended(services: Services) -> None:
+    """Celery as installed takes our pool, which looks for ended processes many times a second, not every 5 s."""
+    application = worker_application(load_settings().cluster, "worker")
+    assert application.conf.worker_max_tasks_per_child == 1
+    assert concurrency.get_implementation(application.conf.worker_pool) is RunPool
+    processes = object.__new__(RunPool.Pool)
+    assert processes.timers[processes.maintain_pool] <= 0.1
 
 
 @pytest.mark.parametrize(
