@@ -14,9 +14,9 @@ agree. Then WSClean too goes down to 1 sigma, and cleans eight sub-bands jointly
 it leaves 2 mJy beside bright sources, whose brightness differs by ten per cent from one end of the band to the other; with
 four its rms is 3 per cent above the thermal one. tclean makes a cube of eight for the same reason, whose planes are averaged
 (with two Taylor terms down to 1 sigma it diverges), and goes down to 2 sigma: down to 1 it cleans noise, 2,400 components in
-each plane for 83 sources, so that its rms is 3 per cent below the thermal one. At either stop the sources of
-50 mJy are 0.3 to 0.7 mJy too faint in it, as CLEAN makes them in planes that are 2.8 times noisier than the band. Two Taylor terms
-down to 2 sigma agree better in the fluxes (1.06 per cent at most) and worse in the noise (5 per cent above ours). Without w
+each plane for 83 sources, so that its rms is 3 per cent below the thermal one. Down to 2, the sources
+of 50 mJy are 0.2 to 0.7 mJy fainter in it than in ours, and at worst 0.8 mJy below the truth; why is not known. Two Taylor
+terms down to 2 sigma agree better in the fluxes (1.06 per cent at most) and worse in the noise (5 per cent above ours). Without w
 terms tclean does not blur sources but displaces them, the brightest by 4 to 24 arcsec: the array is a plane to 2 m, so w is
 a plane over u and v, and the image is right in the slant orthographic projection, which is what its header says here.
 """
