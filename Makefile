@@ -13,7 +13,7 @@ KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-dev demo start cluster test chaos check docs format release bench clean
+.PHONY: help install install-test install-dev demo start cluster test chaos check audit docs format release bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ check: $(TESTING) ## lint, format, types, secrets, and whether Dagster can load 
 	$(BIN)/mypy
 	scripts/find_secrets.sh
 	DAGSTER_HOME="$$(scripts/dagster_home.sh .contimg/check)" $(BIN)/dagster definitions validate
+
+audit: $(TESTING) ## known vulnerabilities of the pinned packages; lists those that its database does not answer for
+	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps --progress-spinner off
 
 docs: $(TESTING) ## the documentation as a site in .contimg/site; a broken link is an error
 	$(BIN)/mkdocs build --strict
