@@ -61,7 +61,7 @@ def image_settings(settings: Settings) -> Any:
 @dg.asset(
     deps=[measurement_set, gain_table, reference_catalogue],
     check_specs=checks.CONTINUUM_IMAGE,
-    **per_observation("imaging", {"fits"}, code_version="2"),
+    **per_observation("imaging", {"fits"}, code_version="3"),
 )
 def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.
@@ -118,7 +118,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
         ).item()
         with span("measure", what="image"):
-            summary = measure_image(images, near, calibrated) | imaged.summary()
+            summary = measure_image(images, near, calibrated, observatory.telescope.sefd_jy) | imaged.summary()
         rows = image_rows(images, summary, str(folder), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
@@ -142,11 +142,12 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     )
 
 
-def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
+def measure_image(images: Any, near: pl.DataFrame, vis: Any, nominal_sefd_jy: float) -> dict[str, Any]:
     """Numbers of the full-band image for checks, report and store; None where there is nothing to measure."""
     from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
     from contimg_assets.science.crossmatch import astrometric_offset
     from contimg_assets.science.flux_scale import band_flux_jy
+    from contimg_assets.science.imaging.thermal import measured_sefd_jy, radiometer_rms_jy
     from contimg_assets.science.photometry.positions import fit_positions
     from contimg_assets.science.photometry.primary_beam_correction import primary_beam_at
 
@@ -170,6 +171,9 @@ def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
         "frequency_hz": full.frequency_hz,
         "rms_jy_beam": full.rms_jy_beam,
         "thermal_rms_jy_beam": full.thermal_rms_jy_beam,
+        "radiometer_rms_jy_beam": radiometer_rms_jy(vis, nominal_sefd_jy),
+        "sefd_jy": measured_sefd_jy(vis),
+        "nominal_sefd_jy": nominal_sefd_jy,
         "dynamic_range": images.dynamic_range,
         "beam_major_arcsec": full.beam.major_arcsec,
         "beam_minor_arcsec": full.beam.minor_arcsec,
