@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.simulation.array import small_array
 from contimg_assets.science.simulation.instrument import InstrumentSettings
 from contimg_assets.science.simulation.observe import (
@@ -18,12 +19,14 @@ from contimg_assets.science.simulation.observe import (
     simulate_subband,
     subband_frequencies_hz,
 )
+from contimg_assets.science.visibilities import Visibilities
 from contimg_portal.commands.convert import convert
 from contimg_portal.commands.flag import flag
 from contimg_resources.casa import run_task
 from contimg_resources.measurement_set_writer import write_measurement_set
 from contimg_resources.measurement_sets import read_measurement_set
 from contimg_resources.uvh5 import write_subband
+from tests.science.exact_uvw import exact_uvw_m
 
 ASK_CASA = """
 import json, sys
@@ -173,6 +176,49 @@ def test_real_phased_file_keeps_its_source_at_the_centre(shared_data, tmp_path):
         axis=1,
     )
     np.testing.assert_allclose(np.linalg.norm(columns["uvw_m"], axis=1), distance, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("subband", [0, 7, 15])
+def test_data_are_pyuvdatas_turned_to_our_centre(prepared, subband_files, tmp_path, subband):
+    """UVW are astropy's exact ones to 1 mm, and DATA what pyuvdata reads, turned to that centre, to float32 rounding.
+
+    The files are fringe-stopped on the meridian, which pyuvdata cannot know: its visibilities are turned here, in double
+    precision, by the change of the exact w from the meridian at the pointing declination.
+    """
+    pyuvdata = pytest.importorskip("pyuvdata")
+    path, site_m = tmp_path / "x.ms", prepared.setup.layout.site_itrf_m
+    succeed(convert_app, *subband_files, "--out", path)
+    vis = Visibilities(**read_measurement_set(path))
+    exact_m = exact_uvw_m(vis, site_m)
+    assert np.linalg.norm(exact_m, axis=1).max() > 800.0
+    np.testing.assert_allclose(vis.uvw_m, exact_m, rtol=0, atol=1e-3)
+    theirs = pyuvdata.UVData()
+    theirs.read(
+        str(subband_files[subband]), file_type="uvh5", check_extra=False, run_check=False, run_check_acceptability=False,
+        strict_uvw_antpos_check=False,
+    )  # fmt: skip
+    theirs.select(ant_str="cross", run_check=False)
+    theirs.conjugate_bls("ant1<ant2")
+    order = np.lexsort((theirs.ant_2_array, theirs.ant_1_array, theirs.time_array))
+    channels = np.argsort(theirs.freq_array.ravel())
+    read, frequency_hz = theirs.data_array[order][:, channels], theirs.freq_array.ravel()[channels]
+    np.testing.assert_array_equal(vis.antenna1, theirs.ant_1_array[order])
+    np.testing.assert_array_equal(vis.antenna2, theirs.ant_2_array[order])
+    longitude_rad, dec_rad = np.arctan2(site_m[1], site_m[0]), np.deg2rad(prepared.setup.pointing_dec_deg)
+    meridian = [
+        np.cos(dec_rad) * np.cos(longitude_rad), np.cos(dec_rad) * np.sin(longitude_rad), np.sin(dec_rad)
+    ]  # fmt: skip
+    baselines_m = vis.antenna_positions_m[vis.antenna1] - vis.antenna_positions_m[vis.antenna2]
+    delay_s = (exact_m[:, 2] - baselines_m @ meridian) / SPEED_OF_LIGHT_M_S
+    turns = delay_s[:, None, None] * frequency_hz[:, None]
+    assert np.abs(turns).max() > 1.0
+    first = int(np.argmin(np.abs(vis.frequency_hz - frequency_hz[0])))
+    np.testing.assert_allclose(vis.frequency_hz[first : first + frequency_hz.size], frequency_hz, rtol=1e-12)
+    ours = vis.vis[:, first : first + frequency_hz.size]
+    # Two parts of a rounded product and the rounding of the phase itself: four units in the last place.
+    allowed = 4.0 * np.finfo(np.float32).eps * np.abs(read)
+    assert np.all(np.abs(ours - read * np.exp(-2j * np.pi * turns)) <= allowed)
 
 
 @pytest.mark.casa
