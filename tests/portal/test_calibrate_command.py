@@ -94,7 +94,7 @@ def test_component_list_calibrates_a_drift_scan(tmp_path, rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--field", "0", "--model", "3C999"], "unknown primary flux calibrator"),
+        (["--field", "0", "--model", "3C999"], "unknown flux calibrator"),
         (["--field", "0", "--model", "none.csv"], "component list none.csv cannot be read"),
         (["--field", "nowhere", "--model", "3C286"], "no field 'nowhere'"),
         (["--field", "0", "--model", "3C286"], "lies outside the primary beam"),
