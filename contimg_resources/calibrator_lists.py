@@ -60,7 +60,7 @@ def read_calibrator_list(settings: Settings, primary: Mapping[str, tuple[float, 
     """
     listed = [] if settings.calibrator_list is None else _rows(settings.calibrator_list)
     if settings.calibrator_list is not None:
-        _require_new_sources(settings.calibrator_list, listed, primary)
+        _require_distinct_sources(settings.calibrator_list, listed, primary)
     known = {_plain(name) for name in (*primary, *(row.name for row in listed))}
     unknown = [name for name in settings.calibrators if _plain(name) not in known]
     if unknown:
@@ -102,7 +102,7 @@ def _problems(line: int, error: ValidationError) -> Iterator[str]:
         yield f"line {line}: {problem['loc'][0]} = {problem['input']!r}: {problem['msg']}"
 
 
-def _require_new_sources(
+def _require_distinct_sources(
     path: Path, listed: list[ListedCalibrator], primary: Mapping[str, tuple[float, float]]
 ) -> None:
     """Refuse a source that has the name or the place of one before it: its flux would count twice."""
