@@ -16,7 +16,7 @@ import structlog
 
 from contimg_assets.calibration import gain_table
 from contimg_assets.calibration_registry import tables_used
-from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
+from contimg_assets.catalogue import FIELD_RADIUS_DEG, known_calibrators, reference_catalogue
 from contimg_assets.checks import imaging as checks
 from contimg_assets.checks.judgement import nothing_to_judge
 from contimg_assets.conventions import FOLLOWS_THE_HOUR, per_hour, per_observation
@@ -107,7 +107,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             catalogue["dec_deg"].to_numpy(),
         )
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
-        sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
+        centre_deg = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
+        sky = field_sky_model(catalogue, *centre_deg, FIELD_RADIUS_DEG, known_calibrators(observatory))
         engine = imaging_engine(observatory.settings.imaging.engine, products.scratch("imaging"))
         with span("grid", what="grid and clean", engine=observatory.settings.imaging.engine):
             imaged = make_self_calibrated_images(calibrated, image_settings(observatory.settings), sky, engine)

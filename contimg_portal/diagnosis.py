@@ -17,8 +17,10 @@ from pathlib import Path
 
 import polars as pl
 
+from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS
 from contimg_portal.findings import Finding
 from contimg_portal.platform_diagnosis import examine_platform
+from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings, config_path, unknown_variables
@@ -83,7 +85,7 @@ def examine_dependencies() -> Iterator[Finding]:
 
 
 def examine_settings(settings: Settings) -> Iterator[Finding]:
-    """Where the settings came from, variables that set nothing, and the telescope description."""
+    """Where the settings came from, variables that set nothing, the telescope description and the calibrators."""
     path = config_path()
     yield Finding("settings", "ok", f"environment and {path}" if path else "environment and defaults")
     for name, meant in unknown_variables().items():
@@ -94,6 +96,11 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
         yield Finding("telescope", "ok", f"{telescope.names[0]}, {telescope.dish_diameter_m:g} m dishes")
     except ResourceError as error:
         yield Finding("telescope", "error", error.what, error.remedy)
+    try:
+        listed = read_calibrator_list(settings, PRIMARY_POSITIONS)
+        yield Finding("calibrators", "ok", f"{', '.join(settings.calibrators)}; {len(listed)} listed")
+    except ResourceError as error:
+        yield Finding("calibrators", "error", error.what, error.remedy)
     token = "set" if settings.portal_token else "not set: the portal refuses all writing"
     yield Finding("portal token", "ok", token)
 

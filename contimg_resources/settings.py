@@ -118,7 +118,13 @@ class Settings(BaseSettings):
     )
     min_subbands: int = Field(12, ge=1, le=64, description="fewer sub-bands after the wait: quarantined")
     calibrators: Names = Field(
-        ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"
+        ["3C138", "3C48", "3C147", "3C286"],
+        min_length=1,
+        description="bandpass calibrators: Perley-Butler (2017) ones or those of calibrator_list",
+    )
+    calibrator_list: AbsolutePath | None = Field(
+        None,
+        description="further bandpass calibrators with power-law spectra (CSV), beside those of Perley-Butler (2017)",
     )
     bandpass_validity_h: float = Field(24.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
     calibration_declination_deg: float = Field(

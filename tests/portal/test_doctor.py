@@ -63,6 +63,8 @@ def test_text_output_shows_states(run, filled):
     [
         ("CONTIMG_CATALOGUE", "/absent.parquet", "catalogue", "error", "Correct CONTIMG_CATALOGUE"),
         ("CONTIMG_ARRAY", "/absent.toml", "telescope", "error", "Correct CONTIMG_ARRAY"),
+        ("CONTIMG_CALIBRATORS", "3C84", "calibrators", "error", "list these sources in the file"),
+        ("CONTIMG_CALIBRATOR_LIST", "/absent.csv", "calibrators", "error", "Correct the file"),
         ("CONTIMG_INCOMING", "/dev/null/raw", "incoming folder", "error", "Correct CONTIMG_INCOMING"),
         ("CONTIMG_MINIMUM_FREE_GB", "1e9", "disk space", "error", "Free space"),
         ("CONTIMG_INCOMMING", "/data", "CONTIMG_INCOMMING", "warn", "Did you mean CONTIMG_INCOMING?"),

@@ -12,6 +12,7 @@ from contimg_assets.science.calibration.apply import apply_solutions
 from contimg_assets.science.calibration.bandpass import solve_bandpass
 from contimg_assets.science.calibration.gain import solve_gains
 from contimg_assets.science.calibration.solutions import Solutions, SolveSettings
+from contimg_assets.science.flux_calibrators import find_calibrator
 from contimg_assets.science.sky_model import calibrator
 from contimg_assets.science.visibilities import Visibilities
 from contimg_resources.calibration_tables import content_hash, read_calibration_table, write_calibration_table
@@ -144,7 +145,9 @@ def test_solutions_equal_casas_on_real_data(casa, ngc5921, tmp_path):
     vis = Visibilities(**read_measurement_set(path, field=PRIMARY))
     # A model at the phase centre, as setjy has it: the field's position is 0.01 arcsec off the calibrator's.
     model = replace(
-        calibrator("3C286"), ra_deg=np.array([vis.phase_centre_ra_deg]), dec_deg=np.array([vis.phase_centre_dec_deg])
+        calibrator(find_calibrator("3C286")),
+        ra_deg=np.array([vis.phase_centre_ra_deg]),
+        dec_deg=np.array([vis.phase_centre_dec_deg]),
     )
     settings = SolveSettings(refants=("15",), robust_iterations=0, align_phases=False, tolerance=1e-7)
     for name, ours in (("b", solve_bandpass(vis, model, settings)), ("g", solve_gains(vis, model, settings))):
@@ -163,9 +166,9 @@ def test_casa_applies_our_tables_to_real_data(casa, ngc5921, tmp_path):
     path = shutil.copytree(ngc5921, tmp_path / "n.ms")
     primary, secondary = (Visibilities(**read_measurement_set(path, field=name)) for name in (PRIMARY, SECONDARY))
     settings = SolveSettings(refants=("15",))
-    bandpass = solve_bandpass(primary, calibrator("3C286"), settings)
+    bandpass = solve_bandpass(primary, calibrator(find_calibrator("3C286")), settings)
     centre = replace(
-        calibrator("3C286"),
+        calibrator(find_calibrator("3C286")),
         ra_deg=np.array([secondary.phase_centre_ra_deg]),
         dec_deg=np.array([secondary.phase_centre_dec_deg]),
     )
@@ -230,7 +233,7 @@ def test_tables_have_the_columns_and_keywords_of_casas_own(casa, ngc5921, tmp_pa
     path = shutil.copytree(ngc5921, tmp_path / "n.ms")
     run_task("gaincal", vis=path, caltable=tmp_path / "g", field=PRIMARY, refant="15", solint="inf")
     vis = Visibilities(**read_measurement_set(path, field=PRIMARY))
-    ours = solve_gains(vis, calibrator("3C286"), SolveSettings(refants=("15",)))
+    ours = solve_gains(vis, calibrator(find_calibrator("3C286")), SolveSettings(refants=("15",)))
     write_calibration_table(tmp_path / "ours", ours.columns(), path)
     with (
         tables.table(str(tmp_path / "g"), ack=False) as theirs,
