@@ -167,11 +167,12 @@ def examine_catalogue(settings: Settings) -> Iterator[Finding]:
 
 def examine_numba_cache() -> Iterator[Finding]:
     """Whether compiled kernels can be kept; otherwise every process compiles them anew, a minute each time."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
     specification = importlib.util.find_spec("contimg_assets.science")
     places = specification.submodule_search_locations if specification is not None else None
-    folder = Path(next(iter(places))) if places else Path()
-    cache = folder / "__pycache__"
-    is_writable = os.access(cache if cache.exists() else folder, os.W_OK)
+    cache = Path(chosen) if chosen else (Path(next(iter(places))) if places else Path()) / "__pycache__"
+    existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    is_writable = os.access(existing, os.W_OK)
     remedy = "" if is_writable else "Set NUMBA_CACHE_DIR to a folder this user may write."
     yield Finding("numba cache", "ok" if is_writable else "warn", str(cache), remedy)
 

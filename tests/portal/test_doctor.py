@@ -50,6 +50,13 @@ def test_a_lost_store_is_an_error_that_says_what_to_do(run, filled):
     assert "contimg store rebuild" in found["remedy"]
 
 
+def test_the_chosen_place_of_compiled_kernels_is_the_one_looked_at(run, filled, tmp_path, monkeypatch):
+    """With NUMBA_CACHE_DIR that folder is examined, also before it is there, and not the one beside the sources."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    found = findings(run("--json"))["numba cache"]
+    assert (found["state"], found["detail"]) == ("ok", str(tmp_path / "kernels"))
+
+
 def test_text_output_shows_states(run, filled):
     """Without --json a person reads a table."""
     result = run()
