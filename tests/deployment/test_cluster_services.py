@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import dagster as dg
 import pytest
+import yaml
 from celery import concurrency
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
+from dagster._utils.tags import TagConcurrencyLimitsCounter
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
@@ -27,6 +30,7 @@ from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
 from contimg_resources.settings import load_settings
 from contimg_resources.settings_cluster import ClusterSettings
+from contimg_sensors.gates import WORK_TAG, Work
 from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
 
 LOST_AFTER_S = 2.0
@@ -190,10 +194,15 @@ def test_a_run_that_cannot_be_handed_over_goes_back_into_the_queue(
 
 
 def test_instance_limits_and_watches(services: Services, instance: dg.DagsterInstance) -> None:
-    """deploy/dagster.yaml limits days, mosaics, backlog and backfills, retries lost processes only, and sends nothing home."""
+    """deploy/dagster.yaml limits days, mosaics, kinds of work and backfills, retries lost processes only, and tells nobody."""
     queue = instance.get_concurrency_config().run_queue_config
     limited = {(limit["key"], limit.get("value")) for limit in queue.tag_concurrency_limits}
-    assert {("contimg/cadence", "day"), ("contimg/work", "backlog"), ("dagster/backfill", None)} <= limited
+    assert limited == {
+        ("contimg/cadence", "day"),
+        ("contimg/cadence", "hour"),
+        *(("contimg/work", work) for work in get_args(Work)),
+        ("dagster/backfill", None),
+    }
     assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
     assert instance.run_monitoring_enabled
     assert instance.run_monitoring_max_resume_run_attempts == 0
@@ -201,6 +210,23 @@ def test_instance_limits_and_watches(services: Services, instance: dg.DagsterIns
     assert not instance.run_retries_retry_on_asset_or_op_failure
     assert not instance.telemetry_enabled
     assert instance.get_tick_retention_settings(dg._core.definitions.run_request.InstigatorType.SENSOR)
+
+
+@pytest.mark.parametrize("heap", get_args(Work))
+@pytest.mark.parametrize("other", get_args(Work))
+def test_no_heap_of_one_kind_of_work_takes_all_slots(project_root: Path, heap: str, other: str) -> None:
+    """By Dagster's own counter: however many runs of one kind go first, the others have a quarter of the slots."""
+    runs = yaml.safe_load((project_root / "deploy" / "dagster.yaml").read_text())["concurrency"]["runs"]
+    counter = TagConcurrencyLimitsCounter(runs["tag_concurrency_limits"], [])
+    slots = runs["max_concurrent_runs"]
+    launched: list[str] = []
+    for work in [heap] * 100 + [other] * 100:
+        run = dg.DagsterRun(job_name="observation_job", tags={WORK_TAG: work})
+        if len(launched) < slots and not counter.is_blocked(run):
+            counter.update_counters_with_launched_item(run)
+            launched.append(work)
+    assert 0 < launched.count(heap) <= slots * 3 // 4
+    assert launched.count(other) >= slots // 4
 
 
 def test_passwords_are_the_owners_only(services: Services) -> None:
