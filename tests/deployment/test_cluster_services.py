@@ -9,16 +9,20 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
 import dagster as dg
+import psycopg2
 import pytest
+import redis
 import yaml
 from celery import concurrency
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._utils.tags import TagConcurrencyLimitsCounter
+from sqlalchemy.engine import make_url
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
@@ -240,6 +244,27 @@ def test_passwords_are_the_owners_only(services: Services) -> None:
     with dg.DagsterInstance.get() as instance:
         assert password not in str(instance.get_ref().to_dict())
     assert password not in repr(ClusterSettings(broker_url=broker_url(load_settings().cluster)))
+
+
+@pytest.mark.parametrize("password", [None, "", "a-guess"])
+def test_services_refuse_whoever_has_not_the_password(services: Services, password: str | None) -> None:
+    """Neither PostgreSQL nor Redis answers a client without its password, whatever name it gives; with it both do."""
+    cluster = load_settings().cluster
+    address, broker = make_url(postgres_url(cluster)), make_url(broker_url(cluster))
+    place = {"host": address.host, "port": address.port}
+    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    for user in (address.username, "postgres", "nobody"):
+        for database in (address.database, "postgres", "template1"):
+            with pytest.raises(psycopg2.OperationalError, match="password"):
+                psycopg2.connect(**place, user=user, dbname=database, password=password, passfile="/dev/null")
+    with closing(redis.Redis(broker.host, broker.port, password=password, retry=once)) as client:
+        for question in (client.ping, client.info, client.dbsize, lambda: client.lpush("image", "a task")):
+            with pytest.raises(redis.exceptions.AuthenticationError):
+                question()
+    with closing(psycopg2.connect(**place, user=address.username, dbname=address.database, password=address.password)):
+        pass
+    with closing(redis.Redis(broker.host, broker.port, password=broker.password)) as client:
+        assert client.ping()
 
 
 @pytest.mark.parametrize(
