@@ -30,9 +30,9 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
-    SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
@@ -227,7 +227,7 @@ def _sources(
     found: dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]
     found = {"environment": EnvSettingsSource(settings_cls)}
     if secrets is not None:
-        found["secrets"] = SecretsSettingsSource(settings_cls, secrets_dir=secrets)
+        found["secrets"] = NestedSecretsSettingsSource(settings_cls, secrets_dir=secrets)
     if path is not None:
         found["file"] = TomlConfigSettingsSource(settings_cls, path)
     return found
