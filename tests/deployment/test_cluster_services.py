@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -244,6 +245,66 @@ def test_passwords_are_the_owners_only(services: Services) -> None:
     with dg.DagsterInstance.get() as instance:
         assert password not in str(instance.get_ref().to_dict())
     assert password not in repr(ClusterSettings(broker_url=broker_url(load_settings().cluster)))
+
+
+def test_the_owner_of_the_database_in_containers_owns_it_and_nothing_else(
+    services: Services, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script of the PostgreSQL image makes a role that is no superuser, and Dagster's instance works as that role."""
+    cluster = load_settings().cluster
+    server = make_url(postgres_url(cluster))
+    superuser = {"host": server.host, "port": server.port, "user": server.username, "password": server.password}
+    with closing(psycopg2.connect(**superuser, dbname="postgres")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE observatory")
+    password = "it's a \\ secret"  # noqa: S105 (of this test only)
+    (tmp_path / "password").write_text(f"{password}\n")
+    subprocess.run(
+        ["/bin/bash", project_root / "deploy" / "postgres" / "create-owner.sh"],
+        env={
+            "PATH": os.environ["PATH"],
+            "PGHOST": server.host,
+            "PGPORT": str(server.port),
+            "PGPASSWORD": server.password,
+            "POSTGRES_USER": server.username,
+            "POSTGRES_DB": "observatory",
+            "OWNER_PASSWORD_FILE": str(tmp_path / "password"),
+        },
+        check=True,
+    )
+    owner = server.set(username="observatory", password=password, database="observatory")
+    with closing(
+        psycopg2.connect(**superuser | {"user": owner.username, "password": owner.password}, dbname="observatory")
+    ) as c:
+        cursor = c.cursor()
+        cursor.execute(
+            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles WHERE rolname = current_user"
+        )
+        assert cursor.fetchall() == [(False, False, False, False)]
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+    monkeypatch.setenv("CONTIMG_CLUSTER__POSTGRES_URL", owner.render_as_string(hide_password=False))
+    with dg.DagsterInstance.get() as instance:
+        assert dg.materialize([image], instance=instance).success
+        assert instance.get_latest_materialization_event(image.key) is not None
+
+
+def test_who_only_looks_needs_no_broker(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the broker's URL an instance opens, tells about its launcher and runs, and neither starts nor ends one."""
+    monkeypatch.delenv("CONTIMG_CLUSTER__BROKER_URL_FILE")
+    with dg.DagsterInstance.get() as guests:
+        assert "QueueRunLauncher" in guests.info_str()
+        run = guests.create_run_for_job(
+            dg.define_asset_job("j").resolve(asset_graph=dg.Definitions([image]).resolve_asset_graph())
+        )
+        assert guests.run_launcher.check_run_worker_health(run).status == WorkerStatus.UNKNOWN
+        for use in (
+            guests.run_launcher.terminate,
+            lambda run_id: guests.run_launcher.launch_run(LaunchRunContext(run, None)),
+        ):
+            with pytest.raises(SettingsError, match="CONTIMG_CLUSTER__BROKER_URL"):
+                use(run.run_id)
+        guests.delete_run(run.run_id)
 
 
 @pytest.mark.parametrize("password", [None, "", "a-guess"])

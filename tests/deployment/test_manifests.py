@@ -185,3 +185,32 @@ def test_the_container_is_not_root_and_copies_what_there_is():
     missing = [name for names in copied for name in names if not (PROJECT / name).exists()]
     assert [name for name in missing if name != "deploy/dagster.yaml"] == []
     assert not any(word in line.upper() for line in lines for word in ("PASSWORD", "TOKEN", "SECRET"))
+
+
+def test_guests_and_the_receiver_know_no_more_than_they_use(composed):
+    """Guests' Dagster knows no broker, the receiver of raw files neither broker nor database, whatever starts them."""
+    allowed = {"dagster-guests": {"postgres_url"}, "ingest": {"contimg_agent__token"}}
+    pods = {o["metadata"]["name"]: o["spec"]["template"] for o in _all_objects() if o["kind"] in PODS}
+    for name, secrets in allowed.items():
+        assert {secret["source"] for secret in composed["services"][name]["secrets"]} == secrets
+        assert "BROKER" not in str(composed["services"][name]["environment"])
+        assert "BROKER" not in str(pods[name]["spec"])
+        assert "envFrom" not in pods[name]["spec"]["containers"][0], "the common settings name the broker's file"
+        volumes = pods[name]["spec"]["volumes"]
+        [items] = [volume["secret"]["items"] for volume in volumes if "secret" in volume]
+        assert {item["key"] for item in items} == secrets
+    for unit, secrets in {"contimg-dagster-guests": {"postgres_url"}, "contimg-receiver": allowed["ingest"]}.items():
+        text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+        assert set(re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE)) == secrets
+
+
+def test_the_platforms_role_is_no_superuser(composed):
+    """PostgreSQL's superuser is another one than the role in the platform's URL, and its password is the server's only."""
+    variables = composed["services"]["postgres"]["environment"]
+    assert (variables["POSTGRES_USER"], variables["POSTGRES_DB"]) == ("postgres", "contimg")
+    who = [name for name, service in composed["services"].items() if "postgres_password" in str(service.get("secrets"))]
+    assert who == ["postgres"]
+    assert "create-owner.sh" in str(composed["services"]["postgres"]["volumes"])
+    databases = (DEPLOY / "kubernetes" / "databases.yaml").read_text()
+    assert "{ name: POSTGRES_USER, value: postgres }" in databases
+    assert "mountPath: /docker-entrypoint-initdb.d" in databases
