@@ -33,6 +33,7 @@ from pydantic_settings import (
     NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
@@ -227,7 +228,7 @@ def _sources(
     found: dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]
     found = {"environment": EnvSettingsSource(settings_cls)}
     if secrets is not None:
-        found["secrets"] = NestedSecretsSettingsSource(settings_cls, secrets_dir=secrets)
+        found["secrets"] = NestedSecretsSettingsSource(SecretsSettingsSource(settings_cls, secrets_dir=secrets))
     if path is not None:
         found["file"] = TomlConfigSettingsSource(settings_cls, path)
     return found
