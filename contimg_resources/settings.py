@@ -245,6 +245,12 @@ def dagster_home() -> Path | None:
     return Path(named).expanduser() if named else None
 
 
+def kernel_cache() -> Path | None:
+    """Folder where numba keeps compiled kernels (``NUMBA_CACHE_DIR``), or None when it is beside the sources."""
+    named = os.environ.get("NUMBA_CACHE_DIR", "")
+    return Path(named) if named else None
+
+
 def environment_name(*location: str | int) -> str:
     """Environment variable that sets the field at a location, e.g. ``("imaging", "robust")``."""
     return ENVIRONMENT_PREFIX + "__".join(str(part) for part in location if isinstance(part, str)).upper()
