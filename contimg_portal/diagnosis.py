@@ -23,7 +23,7 @@ from contimg_portal.platform_diagnosis import examine_platform
 from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
-from contimg_resources.settings import Settings, config_path, unknown_variables
+from contimg_resources.settings import Settings, config_path, kernel_cache, unknown_variables
 from contimg_resources.store import queries
 from contimg_resources.store.connection import Store
 from contimg_resources.store.records import records_folder
@@ -176,9 +176,9 @@ def examine_numba_cache() -> Iterator[Finding]:
     """Whether compiled kernels can be kept; otherwise every process compiles them anew, a minute each time."""
     specification = importlib.util.find_spec("contimg_assets.science")
     places = specification.submodule_search_locations if specification is not None else None
-    folder = Path(next(iter(places))) if places else Path()
-    cache = folder / "__pycache__"
-    is_writable = os.access(cache if cache.exists() else folder, os.W_OK)
+    cache = kernel_cache() or (Path(next(iter(places))) if places else Path()) / "__pycache__"
+    existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    is_writable = os.access(existing, os.W_OK)
     remedy = "" if is_writable else "Set NUMBA_CACHE_DIR to a folder this user may write."
     yield Finding("numba cache", "ok" if is_writable else "warn", str(cache), remedy)
 

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -233,7 +234,7 @@ def _sources(
     found: dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]
     found = {"environment": EnvSettingsSource(settings_cls)}
     if secrets is not None:
-        found["secrets"] = SecretsSettingsSource(settings_cls, secrets_dir=secrets)
+        found["secrets"] = NestedSecretsSettingsSource(SecretsSettingsSource(settings_cls, secrets_dir=secrets))
     if path is not None:
         found["file"] = TomlConfigSettingsSource(settings_cls, path)
     return found
@@ -248,6 +249,12 @@ def dagster_home() -> Path | None:
     """Folder of the Dagster instance (``DAGSTER_HOME``), or None when the variable is not set."""
     named = os.environ.get("DAGSTER_HOME", "")
     return Path(named).expanduser() if named else None
+
+
+def kernel_cache() -> Path | None:
+    """Folder where numba keeps compiled kernels (``NUMBA_CACHE_DIR``), or None when it is beside the sources."""
+    named = os.environ.get("NUMBA_CACHE_DIR", "")
+    return Path(named) if named else None
 
 
 def environment_name(*location: str | int) -> str:

@@ -1,6 +1,7 @@
 """The doctor: what it finds, what it advises, and its exit code."""
 
 import json
+import sys
 from datetime import datetime
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from contimg_portal import diagnosis
 from contimg_portal.commands.doctor import doctor
+from contimg_portal.platform_diagnosis import missing_packages
 from contimg_resources.products import Products
 from contimg_resources.setting_changes import note_settings
 from contimg_resources.settings import load_settings
@@ -48,6 +50,42 @@ def test_a_lost_store_is_an_error_that_says_what_to_do(run, filled):
     found = findings(result)["store"]
     assert (result.exit_code, found["state"]) == (1, "error")
     assert "contimg store rebuild" in found["remedy"]
+
+
+def test_the_chosen_place_of_compiled_kernels_is_the_one_looked_at(run, filled, tmp_path, monkeypatch):
+    """With NUMBA_CACHE_DIR that folder is examined, also before it is there, and not the one beside the sources."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    found = findings(run("--json"))["numba cache"]
+    assert (found["state"], found["detail"]) == ("ok", str(tmp_path / "kernels"))
+
+
+def test_packages_of_the_instance_that_are_missing_are_named(run, filled, tmp_path, monkeypatch, project_root):
+    """A host installed without the extra of its dagster.yaml, or with products on S3, is told what to install."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CONTIMG_PRODUCTS_URL", "s3://products/contimg")
+    for name in ("dagster_postgres", "s3fs"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in [
+        name for name in sys.modules if name.startswith(("contimg_resources.cluster.postgres", "dagster_postgres."))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    result = run("--json")
+    found = findings(result)
+    assert (result.exit_code, found["instance packages"]["state"]) == (1, "error")
+    assert found["instance packages"]["detail"] == "not installed: dagster_postgres, s3fs"
+    assert "scripts/install.sh cluster,storage" in found["instance packages"]["remedy"]
+    assert "dagster instance" not in found
+
+
+def test_packages_of_the_instance_are_there(run, filled, tmp_path, monkeypatch, project_root):
+    """The instance of several hosts and its launcher can be imported where their extra is installed."""
+    (tmp_path / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
+    assert missing_packages(tmp_path) == []
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
+    assert findings(run("--json"))["instance packages"]["state"] == "ok"
 
 
 def test_text_output_shows_states(run, filled):
