@@ -63,7 +63,7 @@ test: $(TESTING) $(KERNELS) ## all tests, services included
 	$(BIN)/pytest -n 2 --dist loadfile --junitxml=.contimg/test-results.xml --durations=10
 
 chaos: $(TESTING) $(KERNELS) ## KILLS=100 processes killed at seeded points; afterwards everything must equal an undisturbed run
-	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
+	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/retention tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
 
 check: $(TESTING) ## lint, format, types, secrets, and whether Dagster can load the definitions
 	$(BIN)/ruff check .
