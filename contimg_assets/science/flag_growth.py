@@ -16,7 +16,7 @@ above 5 sigma is found without growth, so that growth can only lose clean sample
 satellite-like interference falls by 0.000, 0.010, 0.000 and 0.002 with eta 0.05 along frequency and by nothing with 0.05
 along time; with 0.2 along both by 0.04, 0.04, 0.06 and 0.22 (edges that are sharp, flags that are whole). What is gained
 lies below 5 sigma, and where few antennas hear it: with three tenths of them, recall above 5 sigma rises from 0.949 to
-0.967 with 0.1 along time. Switched on, each direction costs about 6 per cent of the flagger's time on such data.
+0.967 with 0.1 along time. Switched on, each direction costs about 7 per cent of the flagger's time on such data.
 """
 
 from __future__ import annotations
