@@ -15,6 +15,7 @@ from tests.science.test_conversion import phased, raw_observation
 GOOD_IMAGE = {
     "rms_jy_beam": 1.1e-3, "thermal_rms_jy_beam": 1.0e-3, "beam_major_arcsec": 60.0, "beam_minor_arcsec": 30.0,
     "beam_over_resolution": 1.0, "offset_beams": 0.02, "flux_ratio": 1.03, "n_matched": 40, "dynamic_range": 400.0,
+    "sefd_jy": 5800.0, "nominal_sefd_jy": 5800.0, "radiometer_rms_jy_beam": 0.9e-3,
 }  # fmt: skip
 """What ``continuum_image`` measures on a good image."""
 
@@ -41,6 +42,8 @@ def failed_names(results):
     [
         {},
         {"rms_jy_beam": 2.0e-3},
+        {"sefd_jy": 10_000.0},
+        {"sefd_jy": 2900.0},
         {"beam_major_arcsec": 180.0},
         {"beam_over_resolution": 0.3},
         {"beam_over_resolution": 3.0},
@@ -62,6 +65,8 @@ def test_an_image_within_its_limits_passes_every_check(store, context, changes):
     ("changes", "name"),
     [
         ({"rms_jy_beam": 2.01e-3}, "image_rms_is_near_thermal"),
+        ({"sefd_jy": 10_600.0}, "image_rms_is_near_thermal"),
+        ({"sefd_jy": np.nan}, "image_rms_is_near_thermal"),
         ({"rms_jy_beam": np.nan}, "image_rms_is_near_thermal"),
         ({"beam_major_arcsec": 181.0}, "restoring_beam_is_expected"),
         ({"beam_over_resolution": 0.29}, "restoring_beam_is_expected"),
