@@ -149,6 +149,21 @@ def test_manifest_that_leads_elsewhere_is_refused(tmp_path, products, elsewhere)
         home.fetch(elsewhere, "quality_report", "2026-02-20")
 
 
+def begin_to_publish(home, products):
+    """A thread that publishes, and the list that takes its error if it fails."""
+    failures = []
+
+    def publish():
+        try:
+            home.publish(products, ASSET, KEY)
+        except TransferError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    return thread, failures
+
+
 def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s3_url, products, elsewhere):
     """Killed while the second version is on its way: readers see the first whole until the second is; the upload ends well."""
     line = BadLine(("127.0.0.1", swift.port), bytes_per_s=8e6)
@@ -158,16 +173,7 @@ def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s
         first = make_images(products, 1)
         reader.publish(products, ASSET, KEY)
         second = make_images(products, 2)
-        failures = []
-
-        def publish():
-            try:
-                writer.publish(products, ASSET, KEY)
-            except TransferError as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=publish)
-        thread.start()
+        thread, failures = begin_to_publish(writer, products)
         wait_until(lambda: line.n_passed > 4_000_000)
         swift.kill()
         passed = line.n_passed
@@ -219,16 +225,7 @@ def test_server_killed_between_the_parts_of_an_upload_shows_no_half_product(swif
         first = make_images(products, 1, n_bytes=1000)
         reader.publish(products, ASSET, KEY)
         second = make_images(products, 2, n_bytes=LARGE_BYTES)
-        failures = []
-
-        def publish():
-            try:
-                writer.publish(products, ASSET, KEY)
-            except TransferError as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=publish)
-        thread.start()
+        thread, failures = begin_to_publish(writer, products)
         wait_until(lambda: taken_parts(reader) > 0)
         assert 1 <= taken_parts(reader) < 4
         swift.kill()
