@@ -66,7 +66,7 @@ def read_calibrator_list(settings: Settings, primary: Mapping[str, tuple[float, 
     if unknown:
         first_names = {place: name for name, place in reversed(list(primary.items()))}
         raise SettingsError(
-            "CONTIMG_CALIBRATORS names calibrators of unknown flux density",
+            f"CONTIMG_CALIBRATORS names calibrators of unknown flux density: {', '.join(unknown)}",
             got=", ".join(unknown),
             expected=", ".join(sorted(first_names.values()))
             + (f", or one of the {len(listed)} in {settings.calibrator_list}" if settings.calibrator_list else ""),

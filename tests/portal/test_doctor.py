@@ -118,6 +118,12 @@ def test_each_problem_is_named_with_its_remedy(run, filled, monkeypatch, name, v
     assert result.exit_code == (1 if state == "error" else 0)
 
 
+def test_an_unknown_calibrator_is_named(run, filled, monkeypatch):
+    """Of several calibrators the doctor says which one nobody knows the flux density of."""
+    monkeypatch.setenv("CONTIMG_CALIBRATORS", "3C286,3C84")
+    assert findings(run("--json"))["calibrators"]["detail"].endswith(": 3C84")
+
+
 def test_missing_store_is_no_error_and_a_damaged_one_is(run, data_folder):
     """A new installation has no store yet; a store that cannot be opened is to be rebuilt."""
     assert findings(run("--json"))["store"]["state"] == "warn"
