@@ -51,6 +51,13 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
     pixels: Annotated[
         int | None, typer.Option(help="Side of the image, pixels.", show_default="covers the primary beam")
     ] = None,
+    surroundings: Annotated[
+        bool | None,
+        typer.Option(
+            help="CLEAN sources beyond the image too, within the primary beam's first sidelobe.",
+            show_default="without a catalogue",
+        ),
+    ] = None,
     weighting: Annotated[
         Literal["briggs", "natural", "uniform"],
         typer.Option(help="natural has the lowest noise, uniform the narrowest beam."),
@@ -98,6 +105,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
             self_calibration=self_calibration,
             cell_arcsec=cell,
             n_pixels=pixels,
+            surroundings=catalogue is None if surroundings is None else surroundings,
             max_iterations=iterations,
             n_threads=chosen.threads,
         )

@@ -3,10 +3,10 @@
 The data come with the package ``casadata`` (an archival VLA observation of 1995, the CASA tutorial's); the expected
 numbers are those that CASA itself gives on it (``shared/data/README.md``).
 
-CASA's rms and faint fluxes depend on how deeply noise is cleaned. Measured with tclean on CASA's own calibration, robust 0
-(beam 51.1" x 47.0"; robust 0.5 gives 58" x 50"): 500 components without a mask 0.63 mJy, third source 12.9 mJy; 2000 without a
-mask 0.41 mJy, 12.7 mJy; with its automatic mask 0.75 mJy, 13.1 mJy. Ours, masked, has 0.68 mJy and 13.6 +- 0.7 mJy. The limits
-on these two therefore stay wider than on the rest.
+Their flux densities of faint sources are the highest pixels of an image cleaned by 500 components without a mask at robust 0, as
+running it again on our calibration shows (85.0, 34.8, 12.9, 8.5, 6.4 mJy; beam 51.9" x 47.1"; noise 0.67 mJy): peaks fitted
+between the pixels are up to 3 % above. Ours are compared pixel for pixel for that reason. Ours has less noise because
+sources beyond the image are cleaned as well; without them (``--no-surroundings``) it has 0.68 mJy.
 """
 
 import json
@@ -35,10 +35,7 @@ SOURCES = [
     (230.4833, 5.0694, 8.5, 8.5),
     (230.6925, 5.3028, 6.5, 18.4),
 ]
-RMS_MJY = 0.62
-AGREEING = {"apparent": (0, 1, 3, 4), "corrected": (1, 3, 4)}
-"""Sources within 3 % or one sigma of CASA's numbers. The third is 6 % above (see above); the first, corrected, 3.4 %, by the two
-models of the VLA's primary beam: CASA's is 0.928 there, the Airy pattern of 25 m 0.911."""
+MOST_RMS_MJY = 0.65
 
 
 def succeed(command, *arguments):
@@ -104,7 +101,7 @@ def test_continuum_sources_of_the_target_are_found(calibrated_ms, tmp_path):
     [plane] = summary["planes"]
     assert plane["major_arcsec"] == pytest.approx(51.5, rel=0.05)
     assert plane["minor_arcsec"] == pytest.approx(47.2, rel=0.05)
-    assert 1e3 * plane["rms_jy_beam"] == pytest.approx(RMS_MJY, rel=0.25)
+    assert plane["thermal_jy_beam"] < plane["rms_jy_beam"] < 1e-3 * MOST_RMS_MJY
     ra, dec, apparent_mjy, corrected_mjy = np.array(SOURCES).T
     pl.DataFrame({"source_id": [f"s{k}" for k in range(5)], "ra_deg": ra, "dec_deg": dec}).write_csv(tmp_path / "c.csv")
     folder = tmp_path / "i"
@@ -115,20 +112,26 @@ def test_continuum_sources_of_the_target_are_found(calibrated_ms, tmp_path):
         measure, folder / "full_image.fits", *options, "--primary-beam", folder / "full_primary_beam.fits",
         "--out", tmp_path / "corrected.parquet",
     )  # fmt: skip
+    errors_mjy = {}
     for name, expected_mjy in (("apparent", apparent_mjy), ("corrected", corrected_mjy)):
         measured = pl.read_parquet(tmp_path / f"{name}.parquet")
         flux_mjy = 1e3 * measured["peak_flux_jy_beam"].to_numpy()
         error_mjy = 1e3 * measured["peak_flux_err_jy_beam"].to_numpy()
-        # Another deconvolution of the same noise: 3 % for the beam model and calibration, and two sigma.
+        # Between the pixels; and another deconvolution of the same noise: two sigma.
         assert (np.abs(flux_mjy - expected_mjy) < 0.03 * expected_mjy + 2.0 * error_mjy).all(), (name, flux_mjy)
-        chosen = list(AGREEING[name])
-        within = np.maximum(0.03 * expected_mjy, error_mjy)[chosen]
-        assert (np.abs(flux_mjy - expected_mjy)[chosen] < within).all(), (name, flux_mjy)
         assert (flux_mjy > 8.0 * error_mjy).all()
+        errors_mjy[name] = error_mjy
     restored = read_image(folder / "full_image.fits")
+    beam = read_image(folder / "full_primary_beam.fits")["data"]
+    peaks_mjy = []
     for x, y in zip(*restored["wcs"].wcs_world2pix(ra, dec, 0), strict=True):
         corner_y, corner_x = round(float(y)) - 4, round(float(x)) - 4
-        peak_y, peak_x = np.unravel_index(
-            restored["data"][corner_y : corner_y + 9, corner_x : corner_x + 9].argmax(), (9, 9)
-        )
+        stamp = restored["data"][corner_y : corner_y + 9, corner_x : corner_x + 9]
+        peak_y, peak_x = np.unravel_index(stamp.argmax(), stamp.shape)
         assert np.hypot(corner_x + peak_x - x, corner_y + peak_y - y) < 1.5
+        peaks_mjy.append(1e3 * stamp.max() / np.array([1.0, beam[corner_y + peak_y, corner_x + peak_x]]))
+    for name, peak_mjy, expected_mjy in zip(
+        ("apparent", "corrected"), np.transpose(peaks_mjy), (apparent_mjy, corrected_mjy), strict=True
+    ):
+        within = np.maximum(0.03 * expected_mjy, errors_mjy[name])
+        assert (np.abs(peak_mjy - expected_mjy) < within).all(), (name, peak_mjy)

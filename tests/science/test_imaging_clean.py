@@ -158,6 +158,33 @@ def test_overlapping_sources_are_told_apart(separation_beams, seed):
     assert full.rms_jy_beam < 1.15 * full.thermal_rms_jy_beam
 
 
+def test_sources_beyond_the_image_are_cleaned_with_its_surroundings():
+    """A source in the first sidelobe of the dishes throws sidelobes into the image, which go with it; grid and weights stay."""
+    beyond_deg = 4.7  # 1.64 lambda / D, where the sidelobe has 1.7 % of the peak: 130 times the noise
+    vis, sky = observe(
+        [(0.4, 0.2, 0.5, 0.0), (0.0, beyond_deg, 16.0, 0.0)],
+        n_antennas=14,
+        n_chan=8,
+        rms_jy=2e-3,
+        rng=np.random.default_rng(5),
+        drifts=False,
+    )
+    settings = ImageSettings(n_bands=1, n_pixels=864, cell_arcsec=25.0, n_threads=1)
+    alone, whole = make_images(vis, settings), make_images(vis, replace(settings, surroundings=True))
+    assert whole.full.restored.shape == (864, 864)
+    np.testing.assert_array_equal(
+        whole.wcs.wcs_pix2world([[10.0, 300.0]], 0), alone.wcs.wcs_pix2world([[10.0, 300.0]], 0)
+    )
+    np.testing.assert_allclose(whole.full.psf, alone.full.psf, atol=2e-3)
+    np.testing.assert_allclose(whole.full.primary_beam, alone.full.primary_beam, atol=1e-5)
+    assert alone.full.rms_jy_beam > 2.0 * whole.full.rms_jy_beam
+    assert whole.full.rms_jy_beam < 1.1 * whole.full.thermal_rms_jy_beam
+    expected_jy = 0.5 * value_at(whole.full.primary_beam, whole.wcs, *sky[0])
+    assert fitted_flux_jy(whole.full, whole.wcs, *sky[0]) == pytest.approx(
+        expected_jy, abs=3.0 * whole.full.rms_jy_beam
+    )
+
+
 def test_no_iterations_gives_dirty_images():
     """Without CLEAN the restored image is the dirty image."""
     vis, _ = observe([(0.3, 0.3, 1.0, 0.0)], n_antennas=10, n_chan=4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import jn_zeros
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.coordinates import direction_cosines
@@ -200,6 +201,22 @@ def test_everything_flagged_is_an_error():
     vis.flags[:] = True
     with pytest.raises(NotEnoughDataError, match="every visibility is flagged"):
         plan_images(vis, ImageSettings())
+
+
+def test_surroundings_reach_the_second_null_or_twice_the_side():
+    """What is cleaned ends at the second null of the lowest frequency, unless that is more than twice the image's side."""
+    vis, _ = observe([(0.0, 0.0, 1.0, 0.0)], n_antennas=8, n_time=2, n_chan=4, drifts=False)
+    null_deg = np.rad2deg(
+        np.arcsin(jn_zeros(1, 2)[1] / np.pi * 299_792_458.0 / vis.frequency_hz[0] / vis.dish_diameter_m)
+    )
+    plan = plan_images(vis, ImageSettings(n_pixels=600, cell_arcsec=60.0, surroundings=True))
+    assert plan.grid.n_x == plan.grid.n_y == 600 + 2 * plan.margin[0]
+    assert plan.grid.n_x / 2 / 60 == pytest.approx(null_deg, rel=0.03)
+    assert plan.image_grid.n_x == plan.image_grid.n_y == 600
+    small = plan_images(vis, ImageSettings(n_pixels=200, cell_arcsec=60.0, surroundings=True))
+    assert (small.grid.n_x, small.image_grid.n_x) == (400, 200)
+    large = plan_images(vis, ImageSettings(n_pixels=1000, cell_arcsec=60.0, surroundings=True))
+    assert large.margin == (0, 0)
 
 
 def test_images_larger_than_memory_are_refused_before_they_are_made():

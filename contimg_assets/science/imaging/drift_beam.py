@@ -21,6 +21,8 @@ from contimg_assets.science.imaging.geometry import ImageGeometry
 from contimg_assets.science.primary_beam import airy_fwhm_deg, airy_power
 from contimg_assets.science.visibilities import Visibilities
 
+_SECOND_NULL_FWHM = 2.170
+"""Radius of the second null of an Airy pattern, 2.233 lambda / D (zero of J1 at 7.0156 over pi), in its FWHM."""
 _NODES_PER_FWHM = 25
 _SURVEY_NODES = 151
 LEAST_POWER = 0.05
@@ -97,6 +99,12 @@ def field_extent_rad(pointings: Pointings, frequency_hz: float, level: float) ->
         return step, step, step
     radius = float(np.sqrt((l**2 + m**2)[seen].max()))
     return float(np.abs(l[seen]).max() + step), float(np.abs(m[seen]).max() + step), radius + step
+
+
+def first_sidelobe_rad(pointings: Pointings, frequency_hz: float) -> float:
+    """Reach of the first sidelobe of every pointing from the phase centre, rad."""
+    null_rad = np.deg2rad(_SECOND_NULL_FWHM * airy_fwhm_deg(frequency_hz, pointings.dish_diameter_m))
+    return float(np.hypot(pointings.lmn[:, 0], pointings.lmn[:, 1]).max() + null_rad)
 
 
 def drift_beam(geometry: ImageGeometry, pointings: Pointings, frequency_hz: float) -> NDArray[np.float32]:

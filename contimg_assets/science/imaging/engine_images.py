@@ -93,7 +93,8 @@ def make_images_with(
     if engine is None:
         return make_images(vis, settings, sky)
     plan = plan_images(vis, settings)
-    grid = replace(plan.grid, slant_u=0.0, slant_v=0.0, needs_w=True)
+    plan = replace(plan, grid=replace(plan.grid, slant_u=0.0, slant_v=0.0, needs_w=True))
+    grid = plan.grid
     bands = average_in_uv_range(vis, settings, plan.averaging_factor)
     made = engine.image(vis.columns(), _task(vis, grid, bands, settings))
     planes = _planes(vis, bands, grid, plan.field_rad, made["planes"], settings)
@@ -101,9 +102,9 @@ def make_images_with(
     models = np.stack([made["planes"][band.name if len(bands) > 1 else "full"]["model"] for band in bands])
     totals = np.array([band.weights.sum(dtype=np.float64) for band in bands])
     return ImageSet(
-        planes=planes,
+        planes=tuple(plane.without_margin(*plan.margin) for plane in planes),
         found_sky=found_sky(grid, planes[1:] or planes, totals / totals.sum(), models, None, None),
-        wcs=grid.wcs(),
+        wcs=plan.image_grid.wcs(),
         n_known_sources=0,
         n_clean_components=int(np.count_nonzero(full["model"])),
         n_major_cycles=int(made["n_major_cycles"]),

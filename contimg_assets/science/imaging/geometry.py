@@ -213,6 +213,11 @@ def averaging_factor(survey: UvSurvey, channel_width_hz: float, edge_rad: float,
     return max(1, int(np.sqrt(1.0 + limit / loss_of_one)))
 
 
+def margin_pixels(size: int, reach_pixels: float) -> int:
+    """Pixels to add on either side of an image to reach that far from its centre, at most half its side."""
+    return max(0, min(good_even_size(2.0 * reach_pixels), 2 * size) - size) // 2
+
+
 def good_even_size(minimum: float) -> int:
     """Smallest even number of at least ``minimum`` and 32 with no prime factor above 5."""
     size = max(32, int(np.ceil(minimum / 2.0)) * 2)

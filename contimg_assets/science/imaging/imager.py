@@ -39,10 +39,18 @@ class ImagingPlan:
     """What the data and the settings lead to, before any image is made."""
 
     grid: geometry.ImageGeometry
+    """Of what is deconvolved: the image and its surroundings."""
+    margin: tuple[int, int]
+    """Pixels along x and y that the surroundings add on either side."""
     averaging_factor: int
     """Channels averaged before gridding."""
     field_rad: tuple[float, float]
-    """Field of view along RA and declination, rad."""
+    """Size of the image along RA and declination, rad."""
+
+    @property
+    def image_grid(self) -> geometry.ImageGeometry:
+        """Grid of the image, which is kept."""
+        return replace(self.grid, n_x=self.grid.n_x - 2 * self.margin[0], n_y=self.grid.n_y - 2 * self.margin[1])
 
 
 def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
@@ -71,6 +79,12 @@ def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
     if settings.cell_arcsec is not None:
         cell = float(np.deg2rad(settings.cell_arcsec / 3600.0))
     sizes = [settings.n_pixels or geometry.good_even_size(extent / cell) for extent in field_rad]
+    field_rad = (sizes[0] * cell, sizes[1] * cell)
+    margin = (0, 0)
+    if settings.surroundings:
+        edge = max(edge, drift_beam.first_sidelobe_rad(pointings, float(vis.frequency_hz[0])))
+        margin = (geometry.margin_pixels(sizes[0], edge / cell), geometry.margin_pixels(sizes[1], edge / cell))
+        sizes = [size + 2 * added for size, added in zip(sizes, margin, strict=True)]
     edge = min(edge, float(np.hypot(sizes[0], sizes[1])) * cell / 2.0)
     limit = settings.amplitude_loss_limit
     slant_u, slant_v, needs_w = geometry.choose_projection(survey, edge, limit)
@@ -89,7 +103,7 @@ def plan_images(vis: Visibilities, settings: ImageSettings) -> ImagingPlan:
     factor = geometry.averaging_factor(survey, vis.channel_width_hz, edge, limit)
     n_visibilities = len(row_weights) * -(-vis.frequency_hz.size // factor)
     require_memory(sizes[0], sizes[1], settings.n_bands, n_visibilities, settings.memory_bytes)
-    return ImagingPlan(grid, factor, (sizes[0] * cell, sizes[1] * cell))
+    return ImagingPlan(grid, margin, factor, field_rad)
 
 
 def _row_weights(vis: Visibilities) -> NDArray[np.float64]:
@@ -195,9 +209,9 @@ def make_images(
         clean.deconvolve(bands, weights, gridder, predictor, state, settings, beam_pixels, known)
     planes = _finish(vis, bands, weights, plan, state, known, dirty, settings)
     return ImageSet(
-        planes=planes,
+        planes=tuple(plane.without_margin(*plan.margin) for plane in planes),
         found_sky=found_sky(plan.grid, planes[1:] or planes, state.band_weights, state.model, sky, known),
-        wcs=plan.grid.wcs(),
+        wcs=plan.image_grid.wcs(),
         n_known_sources=0 if known is None else known.x_pixel.size,
         n_clean_components=state.n_components,
         n_major_cycles=state.n_major_cycles,

@@ -45,6 +45,6 @@ def require_memory(n_x: int, n_y: int, n_bands: int, n_visibilities: int, availa
             "imaging: the images are larger than the memory",
             got=f"{n_x} x {n_y} pixels in {n_bands} bands, {needed_bytes / 1e9:.3g} GB",
             expected=f"at most {available_bytes / 1e9:.3g} GB",
-            remedy="Choose fewer pixels, a larger cell or fewer bands.",
+            remedy="Choose fewer pixels, a larger cell or fewer bands, or no surroundings.",
             reason_code="image_too_large",
         )

@@ -5,7 +5,7 @@ What belongs here: the dataclasses. They are made in ``imager`` and written by `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,16 @@ class ImagePlane:
     """Median of ``rms`` inside the field of view."""
     thermal_rms_jy_beam: float
     """Rms expected from the noise of the visibilities and their imaging weights."""
+
+    def without_margin(self, margin_x: int, margin_y: int) -> ImagePlane:
+        """The plane without so many pixels on either side, in memory of its own; itself if there are none."""
+        if margin_x == margin_y == 0:
+            return self
+        n_y, n_x = self.restored.shape
+        kept = (slice(margin_y, n_y - margin_y), slice(margin_x, n_x - margin_x))
+        whole = ((field.name, getattr(self, field.name)) for field in fields(self))
+        cut: dict[str, Any] = {name: value[kept].copy() for name, value in whole if isinstance(value, np.ndarray)}
+        return replace(self, **cut)
 
     def columns(self) -> dict[str, Any]:
         """Fields as a flat mapping without copying, the beam as three numbers, for the FITS writer."""

@@ -37,6 +37,11 @@ class ImageSettings:
     """Pixel side, arcsec; None = about a quarter to a fifth of the restoring beam's minor axis."""
     n_pixels: int | None = None
     """Side of a square image, even; None = covers the field of view."""
+    surroundings: bool = False
+    """CLEAN beyond the image too, to the end of the primary beam's first sidelobe but at most to twice the image's side.
+
+    Sidelobes of sources out there are what is left in an image whose own sources are cleaned, where no catalogue names them.
+    """
     field_level: float = 0.2
     """The image reaches to where the drift-averaged power beam of the lowest frequency falls to this level."""
     field_margin: float = 1.1
