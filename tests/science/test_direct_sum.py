@@ -5,6 +5,7 @@ import pytest
 
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.direct_sum import add_point_sources
+from contimg_assets.science.primary_beam import airy_power
 
 N_ROW = 300
 
@@ -33,4 +34,25 @@ def test_sum_equals_the_definition(frequency_hz: np.ndarray) -> None:
 
     add_point_sources(vis, uvw_m, directions, amplitude_jy, frequency_hz, smearing_m2)
 
+    assert np.abs(vis - expected).max() < 3e-6 * amplitude_jy.sum(axis=0).max()
+
+
+@pytest.mark.parametrize("n_chan", [64, 193, 768])
+def test_sum_of_many_sources_equals_the_definition(n_chan: int) -> None:
+    """A catalogue out to the first null, from no baseline at all to the longest of the array, to 3e-6 of its flux density."""
+    rng = np.random.default_rng(12)
+    n_source, frequency_hz = 40, 1.311e9 + 244_140.625 * np.arange(n_chan)
+    length_m, angle = np.linspace(0.0, 3000.0, N_ROW), rng.uniform(0.0, 2.0 * np.pi, N_ROW)
+    uvw_m = length_m[:, None] * np.column_stack([np.cos(angle), 0.9 * np.sin(angle), 0.4 * np.sin(angle)])
+    distance, angle = np.sin(np.deg2rad(3.0)) * np.sqrt(rng.random(n_source)), rng.uniform(0.0, 2.0 * np.pi, n_source)
+    directions = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), np.sqrt(1.0 - distance**2) - 1.0])
+    power = airy_power(np.rad2deg(np.arcsin(distance))[:, None], frequency_hz, 4.65)
+    spectra = (frequency_hz / 1.4e9) ** rng.normal(-0.7, 0.4, n_source)[:, None]
+    amplitude_jy = (rng.pareto(0.9, n_source)[:, None] * spectra * power).astype(np.float32)
+    vis = np.zeros((N_ROW, n_chan), dtype=np.complex64)
+    turns = (uvw_m @ directions.T)[:, :, None] * frequency_hz / SPEED_OF_LIGHT_M_S
+
+    add_point_sources(vis, uvw_m, directions, amplitude_jy, frequency_hz)
+
+    expected = np.einsum("sc,rsc->rc", amplitude_jy, np.exp(2j * np.pi * turns))
     assert np.abs(vis - expected).max() < 3e-6 * amplitude_jy.sum(axis=0).max()

@@ -30,7 +30,7 @@ from contimg_assets.science.threads import in_threads
 
 _MOST_COMPONENTS = 128
 _MOST_TERMS = 1e9
-"""Components times visibilities of one band that a prediction by direct sum may cost, about half a second of one core."""
+"""Components times visibilities of one band that a prediction by direct sum may cost, about a quarter of a second of one core."""
 _MOST_ROWS = 4096
 """Rows that one thread predicts at a time."""
 
