@@ -74,7 +74,7 @@ def test_everything_is_made_and_can_be_made_again(telescope):
 
 
 def test_fluxes_are_true(telescope, small_campaign: Path):
-    """Sources above 20 sigma come out within 6 % of the truth in one small observation; the median pull of all is below one."""
+    """Sources above 20 sigma come out within 2 % and three errors of the truth in one small observation; pulls are near zero."""
     make_everything(telescope)
     truth = pl.read_parquet(small_campaign / "truth" / "truth_sources.parquet")
     measured = (
@@ -83,7 +83,8 @@ def test_fluxes_are_true(telescope, small_campaign: Path):
     expected = measured["flux_jy_true"] * (measured["frequency_hz"] / 1.4e9) ** measured["spectral_index"]
     bright = (measured["flux_jy"] / measured["flux_err_jy"]) > 20
     assert bright.sum() >= 3
-    assert ((measured["flux_jy"] / expected - 1).filter(bright).abs() < 0.06).all()
+    allowed = 0.02 * expected + 3.0 * measured["flux_err_jy"]
+    assert ((measured["flux_jy"] - expected).abs() < allowed).filter(bright).all()
     error = (measured["flux_err_jy"] ** 2 + measured["flux_sys_err_jy"] ** 2).sqrt()
     assert float(((measured["flux_jy"] - expected) / error).median()) == pytest.approx(0.0, abs=1.0)
 
