@@ -43,7 +43,7 @@ raw_visibilities = dg.AssetSpec(
     deps=[raw_visibilities],
     check_specs=checks.MEASUREMENT_SET,
     output_required=False,
-    **per_observation("observations", {"measurementset", "casa"}, code_version="2"),
+    **per_observation("observations", {"measurementset", "casa"}, code_version="3"),
 )
 def measurement_set(
     context: dg.AssetExecutionContext, observatory: Observatory

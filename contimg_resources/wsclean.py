@@ -31,6 +31,7 @@ INSTALL_COMMAND = "scripts/install_services.sh bench (or apt-get install wsclean
 _LAST_LINES = 12
 _MGAIN = 0.8
 _MAJOR_CYCLE_LINE = "== Converting model image to visibilities =="
+"""Printed in every major cycle, once per sub-band."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class WscleanImager:
             divisions_hz = _divisions_hz(columns["frequency_hz"], bands)
             command = wsclean_command(ms_path, stem, task, divisions_hz=divisions_hz)
             log = run_program([self.program, *command[1:]], folder)
-            return {"planes": _read_planes(stem, bands), "n_major_cycles": log.count(_MAJOR_CYCLE_LINE)}
+            n_cycles = log.count(_MAJOR_CYCLE_LINE) // max(1, len(bands))
+            return {"planes": _read_planes(stem, bands), "n_major_cycles": n_cycles}
 
 
 def wsclean_command(

@@ -13,8 +13,12 @@ with apparent directions of each integration, so that one phase centre serves th
 per row, error below 1e-12 rad after 768 channels. Rejected: one field per integration (24 fields, and every later step must
 re-centre them); uvw from the file (single precision, one value per baseline).
 
-Weights are ``2 dnu dt`` times the fraction of samples present, which is 1/sigma^2 for a system equivalent flux density
-of 1 Jy: relative until calibration gives the scale.
+Weights are 1/sigma^2 of the real part in the units of the data, by the radiometer equation: the fraction of samples present
+times ``2 dnu dt / (P_1 P_2)``, with P the median autocorrelation of a receptor over times and channels (Thompson, Moran & Swenson
+2017, eq. 6.50). Receptors that amplify more are noisier in correlator units; dividing by the gains, which multiplies weights by
+their squares, leaves 1/SEFD^2 of each. A receptor whose own power was not written counts as the median one; without any,
+powers are 1: then weights are relative until the scatter of the data gives the scale. Rejected: power by channel and time
+(a weight per row is what measurement sets of others carry, and the bandpass divides out of the noise too).
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ _UNIFORM_STEP_HZ = 1e-3
 
 _LANES = 16
 """Phasors of a run of channels that are computed from sines and cosines."""
+
+_POWER_CHANNELS = 96
+"""Channels that a receptor's power is the median of."""
 
 
 def begin_turning(header: Mapping[str, Any], *, n_threads: int = 0) -> Callable[[slice, NDArray[np.complex64]], None]:
@@ -240,4 +247,22 @@ def _rotate(
 def _weights(raw: RawObservation) -> NDArray[np.float32]:
     most = float(raw.weights.max(initial=0.0))
     scale = 2.0 * raw.channel_width_hz * raw.integration_s / most if most > 0 else 0.0
-    return (raw.weights * np.float32(scale)).astype(np.float32)
+    power = _receptor_powers(raw)
+    of_baseline = scale / (power[raw.antenna1] * power[raw.antenna2])
+    return (raw.weights * of_baseline.astype(np.float32)).astype(np.float32)
+
+
+def _receptor_powers(raw: RawObservation) -> NDArray[np.float64]:
+    """Median autocorrelation of each slot and correlation, shape (n_antenna, n_corr)."""
+    n_antenna, n_corr = raw.antenna_positions_m.shape[0], raw.autos.shape[3]
+    power = np.full((n_antenna, n_corr), np.nan)
+    some = raw.autos[:, :, :: max(1, raw.autos.shape[2] // _POWER_CHANNELS)]
+    for index, antenna in enumerate(raw.active_antennas):
+        for corr in range(n_corr):
+            written = some[:, index, :, corr]
+            if (written := written[written > 0]).size:
+                power[antenna, corr] = np.median(written)
+    for of_hand in power.T:
+        known = np.isfinite(of_hand)
+        of_hand[~known] = np.median(of_hand[known]) if known.any() else 1.0
+    return power

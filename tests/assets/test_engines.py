@@ -11,7 +11,10 @@ from astropy.io import fits
 
 from contimg_assets.arrivals import observe_arrivals
 from contimg_resources.aoflagger import INSTALL_COMMAND as INSTALL_AOFLAGGER
+from contimg_resources.measurement_sets import read_measurement_set
 from contimg_resources.wsclean import INSTALL_COMMAND as INSTALL_WSCLEAN
+
+CALIBRATOR = "3C138"
 
 
 def metadata_of(result, asset):
@@ -22,15 +25,28 @@ def metadata_of(result, asset):
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
+def calibrator_north_arcsec(telescope, transit):
+    """Distance of the calibrator from the phase centre along declination, arcsec; along RA it is a thirtieth of that."""
+    columns = read_measurement_set(telescope.observatory.products.measurement_set(transit))
+    found = telescope.observatory.store.query("SELECT dec_deg FROM source WHERE source_id = ?", [CALIBRATOR])
+    return 3600.0 * abs(found.item() - columns["phase_centre_dec_deg"])
+
+
 @pytest.mark.casa
 @pytest.mark.timeout(900)
 def test_casa_and_wsclean_make_the_same_photometry(casa, telescope, monkeypatch):
-    """Tables solved and applied by CASA and images by WSClean pass through the assets as ours do; fluxes agree."""
+    """Tables solved and applied by CASA and images by WSClean pass through the assets as ours do; fluxes agree.
+
+    WSClean's components stand at pixel centres. Of a source between pixels in this sparse array that costs flux, as the
+    square of the cell (``tests/resources/test_imaging_engines.py``), which no error of photometry holds: 0.8 % of 3C138,
+    0.3 of a pixel off on the default grid. So all sources are held to 5 combined errors (0.44 % of 3C138) where the cell
+    puts 3C138 at a pixel centre; on the default grid 3C138 has 1 %, the others their errors.
+    """
     if shutil.which("wsclean") is None:
         pytest.skip(f"WSClean is not installed; run {INSTALL_WSCLEAN}")
     observe_arrivals(telescope.observatory)
     transit, _ = telescope.partitions()
-    day, chain = transit[:10], ["gain_table", "continuum_image", "forced_photometry", "flux_scale"]
+    day = transit[:10]
     assert telescope.run("catalogue_job").success
     assert telescope.run("observation_job", transit, ["measurement_set"]).success
     fluxes = {}
@@ -40,25 +56,35 @@ def test_casa_and_wsclean_make_the_same_photometry(casa, telescope, monkeypatch)
         solved = telescope.run("bandpass_job", day)
         assert solved.success
         assert metadata_of(solved, "bandpass_table")["engine"] == calibrating
-        made = telescope.run("observation_job", transit, chain)
-        assert made.success
-        assert metadata_of(made, "gain_table")["engine"] == calibrating
-        assert metadata_of(made, "continuum_image")["engine"] == imaging
-        header = fits.getheader(telescope.observatory.products.image_folder(transit) / "full_image.fits")
-        assert header["ENGINE"] == imaging
+        gains = telescope.run("observation_job", transit, ["gain_table"])
+        assert gains.success
+        assert metadata_of(gains, "gain_table")["engine"] == calibrating
+        for grid in ("default", "on a pixel"):
+            if grid == "on a pixel":
+                monkeypatch.setenv("CONTIMG_IMAGING__CELL_ARCSEC", str(calibrator_north_arcsec(telescope, transit)))
+            made = telescope.run("observation_job", transit, ["continuum_image", "forced_photometry", "flux_scale"])
+            assert made.success
+            assert metadata_of(made, "continuum_image")["engine"] == imaging
+            header = fits.getheader(telescope.observatory.products.image_folder(transit) / "full_image.fits")
+            assert header["ENGINE"] == imaging
+            assert set(telescope.rows("image")["band"]) == {"full", "band0", "band1", "band2", "band3"}
+            fluxes[imaging, grid] = telescope.rows("forced_photometry").filter(pl.col("band") == "full")
+        monkeypatch.delenv("CONTIMG_IMAGING__CELL_ARCSEC")
         tables = telescope.rows("calibration_table")
         assert sorted(tables.filter(pl.col("status") == "active")["kind"]) == ["B", "G"]
         assert set(tables["status"]) <= {"active", "superseded"}
-        assert set(telescope.rows("image")["band"]) == {"full", "band0", "band1", "band2", "band3"}
-        fluxes[imaging] = telescope.rows("forced_photometry").filter(pl.col("band") == "full")
-    both = fluxes["contimg"].join(fluxes["wsclean"], on="source_id", suffix="_peer")
-    assert both.height == fluxes["contimg"].height
-    # WSClean's noise beside the calibrator is three times ours in this small array, so its own errors say what agrees.
-    error_jy = (both["peak_flux_err_jy_beam"] ** 2 + both["peak_flux_err_jy_beam_peer"] ** 2).sqrt()
-    difference_jy = both["peak_flux_jy_beam_peer"] - both["peak_flux_jy_beam"]
-    assert (difference_jy / error_jy).abs().max() < 5.0
-    brightest = both["peak_flux_jy_beam"].arg_max()
-    assert abs(difference_jy[brightest] / both["peak_flux_jy_beam"][brightest]) < 0.01
+    for grid in ("default", "on a pixel"):
+        ours, theirs = (fluxes[imaging, grid] for imaging in ("contimg", "wsclean"))
+        both = ours.join(theirs, on="source_id", suffix="_peer")
+        assert both.height == ours.height
+        # WSClean's noise beside the calibrator is three times ours in this small array, so its own errors say what agrees.
+        error_jy = (both["peak_flux_err_jy_beam"] ** 2 + both["peak_flux_err_jy_beam_peer"] ** 2).sqrt()
+        difference_jy = both["peak_flux_jy_beam_peer"] - both["peak_flux_jy_beam"]
+        is_calibrator = both["source_id"] == CALIBRATOR
+        in_errors = (difference_jy / error_jy).abs()
+        assert (in_errors.filter(~is_calibrator) if grid == "default" else in_errors).max() < 5.0
+        [relative] = (difference_jy / both["peak_flux_jy_beam"]).filter(is_calibrator)
+        assert abs(relative) < (0.01 if grid == "default" else 0.005)
     assert list((telescope.observatory.products.root / "scratch").iterdir()) == []
 
 

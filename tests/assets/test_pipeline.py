@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
@@ -74,7 +75,12 @@ def test_everything_is_made_and_can_be_made_again(telescope):
 
 
 def test_fluxes_are_true(telescope, small_campaign: Path):
-    """Sources above 20 sigma come out within 6 % of the truth in one small observation; the median pull of all is below one."""
+    """Fluxes of two small observations are the truth, judged by their errors and the 2 % that fluxes may be off as a whole.
+
+    Above 20 sigma each is within 2 % and three of its errors (6 % for all would be 1.5 errors at 25 sigma and 8 at 130),
+    and their median within 2 %. Pulls of all, detected or not, scatter as their errors say: a standard deviation of n has the error
+    1 / sqrt(2 n), a median sqrt(pi / 2 n).
+    """
     make_everything(telescope)
     truth = pl.read_parquet(small_campaign / "truth" / "truth_sources.parquet")
     measured = (
@@ -82,10 +88,16 @@ def test_fluxes_are_true(telescope, small_campaign: Path):
     )
     expected = measured["flux_jy_true"] * (measured["frequency_hz"] / 1.4e9) ** measured["spectral_index"]
     bright = (measured["flux_jy"] / measured["flux_err_jy"]) > 20
-    assert bright.sum() >= 3
-    assert ((measured["flux_jy"] / expected - 1).filter(bright).abs() < 0.06).all()
+    assert bright.sum() >= 15
+    off = measured["flux_jy"] - expected
+    allowed = 0.02 * expected + 3.0 * measured["flux_err_jy"]
+    assert (off.abs() < allowed).filter(bright).all()
+    assert abs((off / expected).filter(bright).median()) < 0.02
     error = (measured["flux_err_jy"] ** 2 + measured["flux_sys_err_jy"] ** 2).sqrt()
-    assert float(((measured["flux_jy"] - expected) / error).median()) == pytest.approx(0.0, abs=1.0)
+    pulls = off / error
+    assert pulls.std() == pytest.approx(1.0, abs=3.0 / np.sqrt(2.0 * len(pulls)))
+    of_scale = 0.02 * (expected / error).median()
+    assert abs(pulls.median()) < 3.0 * np.sqrt(np.pi / 2.0 / len(pulls)) + of_scale
 
 
 def test_requests_follow_the_transit(telescope):

@@ -203,14 +203,47 @@ def test_vis_and_flags_are_not_copied():
     assert np.shares_memory(vis.flags, raw.flags)
 
 
-def test_weight_is_bandwidth_times_time_for_complete_data():
-    """Complete data of one pair of receptors weigh 2 dnu dt, half of the samples half of it."""
+def test_weight_is_bandwidth_times_time_over_powers():
+    """Complete data of two receptors weigh 2 dnu dt / (P_1 P_2), half of the samples half of it."""
     raw = raw_observation([])
+    raw.autos[:, 0, :, 0] = 4.0
+    raw.autos[:, 1, :, 1] = 3.0
     raw.weights[0] *= 0.5
-    vis = phased(raw)
+    weights = phased(raw).weights.reshape(raw.weights.shape)
     full = 2.0 * 244140.625 * 12.884901888
-    assert vis.weights[-1, 0] == pytest.approx(full, rel=1e-5)
-    assert vis.weights[0, 0] == pytest.approx(full / 2, rel=1e-5)
+    powers = np.where(raw.antenna1[:, None] == 0, [4.0, 1.0], np.where(raw.antenna1[:, None] == 1, [1.0, 3.0], 1.0))
+    powers *= np.where(raw.antenna2[:, None] == 1, [1.0, 3.0], 1.0)
+    np.testing.assert_allclose(weights[-1], full / powers, rtol=1e-5)
+    np.testing.assert_allclose(weights[0], full / powers / 2.0, rtol=1e-5)
+
+
+def test_power_that_was_not_written_is_the_median_of_the_others():
+    """Zeros (missing sub-bands, antennas without autocorrelations) say nothing of the noise; bursts do not move the median."""
+    raw = raw_observation([])
+    raw.autos[...] = 2.0
+    raw.autos[:, 0] = 0.0
+    raw.autos[:, 1, :3] = 0.0
+    raw.autos[0, 2] = 1e9
+    full = 2.0 * 244140.625 * 12.884901888
+    np.testing.assert_allclose(phased(raw).weights, full / 4.0, rtol=1e-5)
+    raw.autos[...] = 0.0
+    np.testing.assert_allclose(phased(raw).weights, full, rtol=1e-5)
+
+
+def test_weights_are_the_inverse_variance_of_the_data():
+    """Receptors of unlike gains and system temperatures: w |V|^2 has the mean 2 of real and imaginary parts on every baseline."""
+    rng = np.random.default_rng(7)
+    raw = raw_observation([], n_antennas=6, n_time=40, frequency_hz=1.3e9 + 244140.625 * np.arange(64))
+    power = rng.uniform(0.3, 8.0, (6, 2))
+    raw.autos[...] = power[None, :, None] * (
+        1.0 + rng.standard_normal(raw.autos.shape) / np.sqrt(raw.channel_width_hz * raw.integration_s)
+    )
+    sigma = np.sqrt(power[raw.antenna1] * power[raw.antenna2] / (2.0 * raw.channel_width_hz * raw.integration_s))
+    parts = rng.standard_normal((*raw.vis.shape, 2))
+    raw.vis[...] = sigma[None, :, None] * (parts[..., 0] + 1j * parts[..., 1])
+    vis = to_visibilities(raw)
+    spread = (np.abs(vis.vis) ** 2 * vis.weights[:, None]).reshape(raw.vis.shape).mean(axis=(0, 2))
+    np.testing.assert_allclose(spread, 2.0, rtol=0.08)
 
 
 def test_data_without_samples_have_no_weight():
