@@ -26,7 +26,8 @@ from contimg_resources.cluster.services import Service
 from contimg_resources.errors import ResourceError
 
 _POSTGRES_FOLDERS = "/usr/lib/postgresql"
-_DATABASE = _USER = "contimg"
+_DATABASE = _OWNER = "contimg"
+_SUPERUSER = "postgres"
 _STARTING_S = 120.0
 _WARM_MODULE = "contimg_assets.warm"
 
@@ -189,36 +190,44 @@ class OneMachine:
         return [*_as_postgres(), _found("postgres"), "-D", str(self._postgres_data()), *arguments]
 
     def _initialise_postgres(self) -> None:
-        data, password = self._postgres_data(), self._secret("postgres_password")
-        url = f"postgresql://{_USER}:{quote(password, safe='')}@127.0.0.1:{self.ports.postgres}/{_DATABASE}"
+        data = self._postgres_data()
+        password = quote(self._secret("postgres_password"), safe="")
+        url = f"postgresql://{_OWNER}:{password}@127.0.0.1:{self.ports.postgres}/{_DATABASE}"
         _write_private(self._secret_path("postgres_url"), url)
         if (data / "PG_VERSION").exists():
             return
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         once = data.with_name("postgres_password")
-        _write_private(once, password)
+        _write_private(once, self._secret("postgres_superuser_password"))
         if _as_postgres():
             owner = pwd.getpwnam("postgres")
             for path in (data, once):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
-        command = [_found("initdb"), "-D", str(data), "-U", _USER, "--auth=scram-sha-256", f"--pwfile={once}"]
+        command = [_found("initdb"), "-D", str(data), "-U", _SUPERUSER, "--auth=scram-sha-256", f"--pwfile={once}"]
         try:
             _run([*_as_postgres(), *command, "--encoding=UTF8", "--locale=C"], "PostgreSQL's data folder was not made")
         finally:
             once.unlink()
 
     def _make_database(self) -> None:
+        """The platform's database, owned by a role that may do nothing else: no service knows the superuser's password."""
         import sqlalchemy as db
 
         from contimg_resources.cluster.postgres_storage import patient_connection
 
-        password = self._secret("postgres_password")
-        url = db.URL.create("postgresql+psycopg2", _USER, password, "127.0.0.1", self.ports.postgres, "postgres")
+        password = self._secret("postgres_superuser_password")
+        url = db.URL.create("postgresql+psycopg2", _SUPERUSER, password, "127.0.0.1", self.ports.postgres, "postgres")
         engine = db.create_engine(url, isolation_level="AUTOCOMMIT")
+        limits = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
         with patient_connection(engine, _STARTING_S) as connection:  # its port is open before it answers
+            role = connection.execute(db.text("SELECT 1 FROM pg_roles WHERE rolname = :n"), {"n": _OWNER})
+            if role.first() is None:
+                secret = self._secret("postgres_password")  # of letters, digits, - and _
+                connection.execute(db.text(f"CREATE ROLE {_OWNER} {limits} PASSWORD '{secret}'"))
             exists = connection.execute(db.text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": _DATABASE})
             if exists.first() is None:
-                connection.execute(db.text(f"CREATE DATABASE {_DATABASE}"))
+                connection.execute(db.text(f"CREATE DATABASE {_DATABASE} OWNER {_OWNER}"))
+                connection.execute(db.text(f"REVOKE CONNECT, TEMPORARY ON DATABASE {_DATABASE} FROM PUBLIC"))
         engine.dispose()
 
     def _redis_file(self) -> Path:

@@ -23,7 +23,7 @@ from celery import concurrency
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._utils.tags import TagConcurrencyLimitsCounter
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
@@ -247,13 +247,34 @@ def test_passwords_are_the_owners_only(services: Services) -> None:
     assert password not in repr(ClusterSettings(broker_url=broker_url(load_settings().cluster)))
 
 
+def assert_owns_a_database_only(owner: URL) -> None:
+    """The role of this address may do nothing to the server."""
+    connection = psycopg2.connect(owner.set(drivername="postgresql").render_as_string(hide_password=False))
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles WHERE rolname = current_user"
+        )
+        assert cursor.fetchall() == [(False, False, False, False)]
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+
+
+def test_the_platform_is_no_superuser_on_one_machine(services: Services) -> None:
+    """The role that services know owns their database; the superuser's password is in a file that none of them is given."""
+    owner = make_url(postgres_url(load_settings().cluster))
+    assert_owns_a_database_only(owner)
+    assert owner.password != (services.machine.folder / "secrets" / "postgres_superuser_password").read_text()
+    assert not any("superuser" in part for service in services.machine.services() for part in service.command)
+
+
 def test_the_owner_of_the_database_in_containers_owns_it_and_nothing_else(
     services: Services, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script of the PostgreSQL image makes a role that is no superuser, and Dagster's instance works as that role."""
     cluster = load_settings().cluster
     server = make_url(postgres_url(cluster))
-    superuser = {"host": server.host, "port": server.port, "user": server.username, "password": server.password}
+    secret = services.machine.folder / "secrets" / "postgres_superuser_password"
+    superuser = {"host": server.host, "port": server.port, "user": "postgres", "password": secret.read_text()}
     with closing(psycopg2.connect(**superuser, dbname="postgres")) as connection:
         connection.autocommit = True
         connection.cursor().execute("CREATE DATABASE observatory")
@@ -265,24 +286,15 @@ def test_the_owner_of_the_database_in_containers_owns_it_and_nothing_else(
             "PATH": os.environ["PATH"],
             "PGHOST": server.host,
             "PGPORT": str(server.port),
-            "PGPASSWORD": server.password,
-            "POSTGRES_USER": server.username,
+            "PGPASSWORD": superuser["password"],
+            "POSTGRES_USER": superuser["user"],
             "POSTGRES_DB": "observatory",
             "OWNER_PASSWORD_FILE": str(tmp_path / "password"),
         },
         check=True,
     )
     owner = server.set(username="observatory", password=password, database="observatory")
-    with closing(
-        psycopg2.connect(**superuser | {"user": owner.username, "password": owner.password}, dbname="observatory")
-    ) as c:
-        cursor = c.cursor()
-        cursor.execute(
-            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles WHERE rolname = current_user"
-        )
-        assert cursor.fetchall() == [(False, False, False, False)]
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+    assert_owns_a_database_only(owner)
     monkeypatch.setenv("CONTIMG_CLUSTER__POSTGRES_URL", owner.render_as_string(hide_password=False))
     with dg.DagsterInstance.get() as instance:
         assert dg.materialize([image], instance=instance).success
