@@ -9,11 +9,13 @@ import dagster as dg
 from contimg_resources.configurable import Observatory
 from contimg_resources.instance_view import partitions_under_way
 from contimg_resources.retention.execution import Retention
+from contimg_resources.retention.run_events import RunEvents
 
 
 @dg.op
 def apply_retention(context: dg.OpExecutionContext, observatory: Observatory) -> None:
-    """Archive and remove what the policies of CONTIMG_RETENTION__POLICIES say; without policies it does nothing."""
+    """Remove old events of runs, archive and remove products as the settings CONTIMG_RETENTION__… say; without them do nothing."""
+    events = RunEvents(context.instance, observatory.settings.retention).apply()
     retention = Retention(
         observatory.settings, observatory.store, running=lambda: partitions_under_way(context.instance)
     )
@@ -25,6 +27,8 @@ def apply_retention(context: dg.OpExecutionContext, observatory: Observatory) ->
             "removed": outcome.n_removed,
             "removed_bytes": outcome.removed_bytes,
             "resumed": outcome.n_resumed,
+            "removed_run_events": events.n_events,
+            "removed_run_event_bytes": events.n_bytes,
         }
     )
     if outcome.problems:
@@ -37,5 +41,5 @@ def apply_retention(context: dg.OpExecutionContext, observatory: Observatory) ->
 
 @dg.job
 def retention_job() -> None:
-    """Archive and remove products by policy."""
+    """Archive and remove products by policy, and remove old events of runs."""
     apply_retention()

@@ -1,7 +1,8 @@
-"""What an operator may set about how long products stay: one policy per kind of product and status. The default keeps everything.
+"""What an operator may set about how long products and events of runs stay. The default keeps everything.
 
-What belongs here: the section ``retention`` of the settings, and the reading of policies as a person types them. What follows
-from a policy is ``retention.decisions``; what no policy may touch is ``retention.needs``.
+What belongs here: the section ``retention`` of the settings, and the reading of policies, one per kind of product and status, as a
+person types them. What follows from a policy is ``retention.decisions``; what no policy may touch is ``retention.needs``; which
+events may go is ``retention.run_events``.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _absolute(value: Any) -> Any:
 
 
 class RetentionSettings(BaseModel):
-    """How long products stay, and where copies of them go."""
+    """How long products stay, where copies of them go, and how long Dagster's events of runs stay."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,6 +99,14 @@ class RetentionSettings(BaseModel):
     wait_for: Annotated[list[Awaited], NoDecode, BeforeValidator(_split_names)] = Field(
         ["mosaic", "quality_report"],
         description="assets of the hour and the day that must have been made before an observation is finished",
+    )
+    run_events_days: float | None = Field(
+        None,
+        ge=1,
+        description="days after a run succeeded that Dagster's events of how it went stay; absent keeps them for ever",
+    )
+    failed_run_events_days: float | None = Field(
+        None, ge=1, description="the same after a run failed or was canceled; what failed and why stays for ever"
     )
 
     @model_validator(mode="after")

@@ -33,7 +33,8 @@ retention = dg.ScheduleDefinition(
     cron_schedule="0 12 * * *",
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
-        "At noon UTC, archive and remove what the policies of CONTIMG_RETENTION__POLICIES say. Off by default; look at"
-        " `contimg retention plan` before switching it on."
+        "At noon UTC, archive and remove what the policies of CONTIMG_RETENTION__POLICIES say, and remove events of runs that"
+        " are older than CONTIMG_RETENTION__RUN_EVENTS_DAYS. Off by default; look at `contimg retention plan` before"
+        " switching it on."
     ),
 )

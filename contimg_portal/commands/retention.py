@@ -1,6 +1,7 @@
 """``contimg retention``: what would be archived or removed and why, doing it, and bringing a day back.
 
-The rules are ``contimg_resources.retention``; here they become tables. `apply` is also Dagster's job ``retention_job``.
+The rules, for products and for events of runs, are ``contimg_resources.retention``; here they become tables. `apply` is also
+Dagster's job ``retention_job``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 if TYPE_CHECKING:
     from contimg_resources.retention.decisions import Decision
     from contimg_resources.retention.execution import Retention
+    from contimg_resources.retention.run_events import RunEvents, RunEventTotals
 
 app = typer.Typer(help="What may be archived or removed and why; doing it; bringing it back.", no_args_is_help=True)
 
@@ -27,7 +29,8 @@ def plan(
 ) -> None:
     """Show what `apply` would do now, and why; changes nothing."""
     with one_screen_errors():
-        decisions = _retention().plan()
+        decisions, events = _retention().plan(), _run_events()
+        old_events = events.plan() if events is not None else None
     if not decisions:
         stderr.print("no product has a policy: everything is kept (CONTIMG_RETENTION__POLICIES)", highlight=False)
     n_bytes: Counter[str] = Counter()
@@ -39,6 +42,7 @@ def plan(
         {
             **{f"n_{name}": sum(item.action == name for item in decisions) for name in ("archive", "remove", "keep")},
             **{f"{name}_bytes": n_bytes[name] for name in ("archive", "remove", "keep")},
+            **_event_counts(old_events),
             "products": rows,
         },
         as_json=as_json,
@@ -50,9 +54,11 @@ def plan(
 def apply(as_json: JsonOption = False) -> None:
     """Archive what is due, remove what is due; completes what was interrupted. Exit code 1 if something could not be done."""
     with one_screen_errors():
+        events = _run_events()
+        old_events = events.apply() if events is not None else None
         outcome = _retention().apply()
     emit(
-        {**asdict(outcome), "problems": [{"problem": text} for text in outcome.problems]},
+        {**asdict(outcome), **_event_counts(old_events), "problems": [{"problem": text} for text in outcome.problems]},
         as_json=as_json,
         rows="problems",
     )
@@ -120,6 +126,14 @@ def _by_partition(items: list[Decision]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
+def _event_counts(totals: RunEventTotals | None) -> dict[str, int]:
+    return {
+        "n_runs_with_old_events": totals.n_runs if totals is not None else 0,
+        "n_old_run_events": totals.n_events if totals is not None else 0,
+        "old_run_event_bytes": totals.n_bytes if totals is not None else 0,
+    }
+
+
 def _retention() -> Retention:
     from contimg_resources.instance_view import InstanceView, partitions_under_way
     from contimg_resources.observability import configure_logging
@@ -136,3 +150,15 @@ def _retention() -> Retention:
         return Retention(settings, store)
     view = InstanceView(home)
     return Retention(settings, store, running=lambda: partitions_under_way(view.instance))
+
+
+def _run_events() -> RunEvents | None:
+    """Events of runs, if the settings let any go and there is an instance."""
+    from contimg_resources.instance_view import InstanceView
+    from contimg_resources.retention.run_events import RunEvents
+    from contimg_resources.settings import dagster_home, load_settings
+
+    settings, home = load_settings().retention, dagster_home()
+    if home is None or (settings.run_events_days is None and settings.failed_run_events_days is None):
+        return None
+    return RunEvents(InstanceView(home).instance, settings)

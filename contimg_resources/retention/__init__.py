@@ -1,1 +1,1 @@
-"""How long products stay: what may be archived or removed and why, archiving with verification, and bringing back."""
+"""How long products and events of runs stay: what may be archived or removed and why, verified copies, and bringing back."""

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +25,6 @@ from contimg_resources.store.schema import TABLES
 from tests.retention.small_archive import NEEDED, OLD, build, environment
 
 PROJECT = Path(__file__).parents[2]
-POSTGRES_BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture
@@ -181,34 +176,6 @@ def test_restoring_moves_aside_what_is_there_and_only_when_told(site):
     [aside] = restored["moved_aside"]
     assert rows(Store(Path(aside)))["source"][0][0] == "LATER"
     assert checked_manifest(backup)["instance"] is None
-
-
-@pytest.fixture
-def postgres():
-    """A PostgreSQL server of its own on a free loopback port; its address."""
-    if not POSTGRES_BIN:
-        pytest.skip("PostgreSQL is not installed: apt-get install --no-install-recommends postgresql")
-    programs = POSTGRES_BIN[-1]
-    folder = Path(tempfile.mkdtemp(prefix="contimg-pg."))  # pytest's own folders are closed to other users
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    owner = [*user, str(programs / "initdb"), "-D", str(data), "-U", "contimg", "-A", "trust", "-N", "--locale=C"]
-    subprocess.run(owner, check=True, capture_output=True, cwd="/")
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -F"
-    control = [*user, str(programs / "pg_ctl"), "-D", str(data), "-w", "-t", "120"]
-    subprocess.run(
-        [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/"
-    )
-    try:
-        yield f"postgresql://contimg@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        shutil.rmtree(folder)
 
 
 def test_the_drill_with_postgresql(site, tmp_path, monkeypatch, postgres):
