@@ -20,10 +20,9 @@ import polars as pl
 from contimg_portal.findings import Finding
 from contimg_portal.platform_diagnosis import examine_platform
 from contimg_resources.errors import ResourceError
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings, config_path, unknown_variables
 from contimg_resources.store import queries
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 from contimg_resources.store.records import records_folder
 from contimg_resources.telescope import load_telescope
 
@@ -182,7 +181,7 @@ def examine_everything(settings: Settings) -> Iterator[Finding]:
     yield from examine_dependencies()
     yield from examine_folders(settings)
     yield from examine_catalogue(settings)
-    store = Store(Products(settings.data).store_path, wait_s=10.0)
+    store = open_store(settings, wait_s=10.0)
     yield from examine_store(store)
     yield from examine_platform(settings, store)
     yield from examine_numba_cache()

@@ -14,12 +14,20 @@ hashed before it counts. S3 shows an object only when its last part is there; in
 synced and renamed. Interrupted multipart uploads are invisible, but take space until the bucket's lifecycle rule ends them.
 Rejected: ETags as checksums (not of the content where uploads have parts, or are encrypted); writing products straight to
 object storage (casacore and the FITS and Parquet readers want files, and a step would wait for the network).
+
+Several hosts. Each works in a data folder of its own, and beside its copies notes what it last published or fetched of a
+partition (``.<name>.published.json``). A copy is replaced when the home has another version than the one noted. What has no note
+was made here and not published, because the home was away or the run was killed: it stands unless what is published is
+newer. Files keep their time of change on the way, so that a partition which is as it was left is known as such on every
+host. A calibration table made anew does not displace the one that another host made of the same partition: what is published
+and not here stays published. Rejected: comparing content (a measurement set would be hashed at every look), and times
+alone (clocks of hosts differ).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,17 +37,32 @@ from typing import Any, BinaryIO, TypeVar
 import stamina
 import structlog
 from fsspec.core import url_to_fs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from contimg_resources.errors import ProductMissingError, SettingsError, TransferError
+from contimg_resources.errors import CircuitOpenError, ProductMissingError, SettingsError, TransferError
+from contimg_resources.outside import call_outside
+from contimg_resources.product_manifests import (
+    KEY_DIGITS,
+    Manifest,
+    StoredObject,
+    are_alike,
+    by_place,
+    described,
+    note_path,
+    outdated,
+    read_note,
+    without_locks,
+    write_note,
+)
 from contimg_resources.products import Products, atomic_write, file_hash
 from contimg_resources.table_folders import replaced_folder
 
 Answer = TypeVar("Answer")
 _LOG = structlog.get_logger(__name__)
 _BLOCK_BYTES = 1 << 20
-_DAY, _TIME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}")
-_KEY_DIGITS = 16
+HOME_SERVICE = "products home"
+"""Name of the home's breaker (`outside.call_outside`)."""
+_MANIFEST = ".manifest.json"
 _PART_BYTES = 8 << 20
 """Of a multipart upload; S3 takes no smaller parts than 5 MiB."""
 _S3_OPTIONS: dict[str, Any] = {
@@ -52,29 +75,6 @@ _S3_OPTIONS: dict[str, Any] = {
     },
     "use_listings_cache": False,
 }
-
-
-class StoredObject(BaseModel):
-    """An object in the home, and what its content is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    """Of the file, relative to the folder of all products."""
-    key: str
-    """Of the object, relative to the home."""
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Manifest(BaseModel):
-    """A partition's product as it was published."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    asset: str
-    partition_key: str | None
-    objects: tuple[StoredObject, ...]
 
 
 class ProductHome:
@@ -133,7 +133,7 @@ class ProductHome:
             self._patiently(f"store {key}", lambda: self._put(source, key))
             if not self._holds(key, sha256, n_bytes):
                 raise TransferError(
-                    f"{self.url} gives back other content for {key}", got="another checksum", expected=sha256[:_KEY_DIGITS],
+                    f"{self.url} gives back other content for {key}", got="another checksum", expected=sha256[:KEY_DIGITS],
                     remedy="Look whether the file is being changed, and at the storage; then publish again.",
                     reason_code="corrupted_object", transient=True,
                 )  # fmt: skip
@@ -155,28 +155,44 @@ class ProductHome:
     def publish(self, products: Products, asset: str, partition_key: str | None) -> Manifest:
         """Store all files of a partition; readers see the product before until the last of them is there.
 
+        What other hosts have published of it (calibration tables of other content) stays published.
+
         Returns
         -------
         Manifest
             What is published now; of a partition that has no files, one without objects, which is not written.
         """
-        before = self.manifest(products, asset, partition_key)
-        stem = self._stem(products, asset, partition_key)
-        stored = []
-        for file in _files(products, asset, partition_key):
-            path = file.relative_to(products.root / "products").as_posix()
-            key = f"{stem}/{file_hash(file)[:_KEY_DIGITS]}/{file.name}"
-            sha256 = self.store_object(file, key)
-            stored.append(StoredObject(path=path, key=key, bytes=file.stat().st_size, sha256=sha256))
-        manifest = Manifest(asset=asset, partition_key=partition_key, objects=tuple(stored))
-        if stored and manifest != before:
+        before, stem = self.manifest(products, asset, partition_key), self._stem(products, asset, partition_key)
+        here, theirs = by_place(products, described(products, asset, partition_key, stem)), by_place(products, before)
+        if not here:
+            return Manifest(asset=asset, partition_key=partition_key, objects=())
+        note = note_path(products, asset, partition_key)
+        known = by_place(products, read_note(note))
+        note.unlink(missing_ok=True)  # until it is published, what is here is newer than anything there
+        published = dict(theirs)
+        for place, items in here.items():
+            is_there = place in theirs and are_alike(items, theirs[place])
+            if place in theirs and not is_there and are_alike(items, known.get(place, [])):
+                continue  # a copy of what was published before somebody made it again
+            stored = [self._stored(products, item) for item in (without_locks(items) if is_there else items)]
+            if not is_there:
+                published[place] = here[place] = stored
+        objects = tuple(item for place in sorted(published) for item in published[place])
+        manifest = Manifest(asset=asset, partition_key=partition_key, objects=objects)
+        if manifest != before:
             self._write_manifest(stem, manifest)
             self._remove_superseded(before, manifest)
+        write_note(note, manifest.model_copy(update={"objects": tuple(one for place in here for one in here[place])}))
         return manifest
+
+    def _stored(self, products: Products, item: StoredObject) -> StoredObject:
+        """Store a file, which may have changed since it was described."""
+        sha256 = self.store_object(products.root / "products" / item.path, item.key)
+        return item.model_copy(update={"sha256": sha256})
 
     def manifest(self, products: Products, asset: str, partition_key: str | None) -> Manifest | None:
         """What is published of a partition, None if nothing is."""
-        path = self._address(f"{self._stem(products, asset, partition_key)}.manifest.json")
+        path = self._address(f"{self._stem(products, asset, partition_key)}{_MANIFEST}")
         try:
             text = self._patiently(f"read {path}", lambda: self._fs.cat_file(path))
             return Manifest.model_validate_json(text)
@@ -202,40 +218,82 @@ class ProductHome:
                 f"{asset} {partition_key or ''} is not published at {self.url}", got="no manifest", expected="one",
                 remedy="Publish it where it is (contimg products publish), or materialize it again.",
             )  # fmt: skip
-        folder = products.stem(asset, partition_key).parent
-        by_place: dict[Path, list[StoredObject]] = {}
-        for item in manifest.objects:
-            target = (products.root / "products" / item.path).resolve()
-            if not target.is_relative_to(folder.resolve()):
-                raise TransferError(
-                    f"The manifest of {asset} names a file elsewhere", got=item.path, expected=f"a file below {folder}",
-                    remedy="Look who can write there; publish the product again.", reason_code="corrupted_object",
-                )  # fmt: skip
-            by_place.setdefault(folder / target.relative_to(folder.resolve()).parts[0], []).append(item)
-        products.check_free_space(sum(item.bytes for item in manifest.objects))
-        for place, items in by_place.items():
+        return self._fetch_places(products, manifest, by_place(products, manifest))
+
+    def refresh(self, products: Products, asset: str, partition_key: str | None) -> None:
+        """Bring what is newer in the home, or missing on the local disk, of a partition; each file or folder whole or not at all.
+
+        When the home does not answer, the copies here stand, and the log says so.
+        """
+        for is_last in (False, True):
+            try:
+                manifest = call_outside(HOME_SERVICE, lambda: self.manifest(products, asset, partition_key))
+            except (TransferError, CircuitOpenError) as error:
+                _LOG.warning("product_home_away", asset=asset, partition=partition_key, error=str(error))
+                return
+            try:
+                if manifest is not None:
+                    self._fetch_places(products, manifest, outdated(products, manifest))
+            except ProductMissingError:  # published anew after its manifest was read: once more
+                if is_last:
+                    raise
+            else:
+                return
+
+    def has(self, products: Products, path: Path) -> bool:
+        """Whether a file or folder of a product, given by its place on the local disk, is published."""
+        partition = products.partition_of(path)
+        manifest = self.manifest(products, *partition) if partition is not None else None
+        published = [products.root / "products" / item.path for item in (manifest.objects if manifest else ())]
+        return any(one.is_relative_to(path) for one in published)
+
+    def partitions(self, asset: str) -> list[str | None]:
+        """Partitions of an asset that are published, oldest first."""
+        anywhere, keys = Products(Path("/")), set[str | None]()
+        for pattern, depth in ((f"*{_MANIFEST}", 1), (f"*/*{_MANIFEST}", 2)):
+            address = self._address(f"{asset}/{pattern}")
+            for name in self._patiently(f"list {address}", partial(self._fs.glob, address)):
+                parts = PurePosixPath(name).parts[-depth:]
+                if found := anywhere.partition_of(Path("/products", asset, *parts)):
+                    keys.add(found[1])
+        return sorted(keys, key=str)
+
+    def _fetch_places(
+        self, products: Products, manifest: Manifest, wanted: dict[Path, list[StoredObject]]
+    ) -> list[Path]:
+        products.check_free_space(sum(item.bytes for items in wanted.values() for item in items))
+        note = note_path(products, manifest.asset, manifest.partition_key)
+        for place, items in wanted.items():
+            known = {**by_place(products, read_note(note)), place: items}
+            noted = manifest.model_copy(update={"objects": tuple(item for one in known.values() for item in one)})
+            if not place.exists():  # a kill in between leaves a note without a copy, not a copy without a note
+                write_note(note, noted)
             self._fetch_place(products, place, items)
-        return sorted(by_place)
+            write_note(note, noted)
+        return sorted(wanted)
 
     def _fetch_place(self, products: Products, place: Path, items: list[StoredObject]) -> None:
         paths = [products.root / "products" / item.path for item in items]
         if paths == [place]:
-            self.fetch_object(items[0].key, items[0].sha256, place)
+            self._fetch_file(items[0], place)
             return
         with replaced_folder(place) as temporary:
             for item, path in zip(items, paths, strict=True):
-                self.fetch_object(item.key, item.sha256, temporary / path.relative_to(place))
+                self._fetch_file(item, temporary / path.relative_to(place))
+
+    def _fetch_file(self, item: StoredObject, target: Path) -> None:
+        self.fetch_object(item.key, item.sha256, target)
+        if item.modified_ns is not None:
+            os.utime(target, ns=(item.modified_ns, item.modified_ns))
 
     def _write_manifest(self, stem: str, manifest: Manifest) -> None:
-        address = self._address(f"{stem}.manifest.json")
+        address = self._address(f"{stem}{_MANIFEST}")
         content = manifest.model_dump_json(indent=1).encode()
         if self._is_local:
             atomic_write(Path(address), lambda stream: stream.write(content))
         else:
             self._patiently(f"write {address}", lambda: self._fs.pipe_file(address, content))
-        _LOG.info(
-            "product_published", asset=manifest.asset, partition=manifest.partition_key, n_files=len(manifest.objects)
-        )
+        _LOG.info("product_published", asset=manifest.asset, partition=manifest.partition_key)
 
     def _remove_superseded(self, before: Manifest | None, now: Manifest) -> None:
         """Remove objects that only the manifest before named."""
@@ -275,8 +333,8 @@ class ProductHome:
             target.write(block)
         if digest.hexdigest() != sha256:
             raise TransferError(
-                f"{self.url} gives other content for {key}", got=digest.hexdigest()[:_KEY_DIGITS],
-                expected=sha256[:_KEY_DIGITS], remedy="Publish the product again from where it is whole.",
+                f"{self.url} gives other content for {key}", got=digest.hexdigest()[:KEY_DIGITS],
+                expected=sha256[:KEY_DIGITS], remedy="Publish the product again from where it is whole.",
                 reason_code="corrupted_object",
             )  # fmt: skip
 
@@ -312,27 +370,6 @@ class ProductHome:
                 reason_code="unreachable", transient=_may_pass(error),
             ) from error  # fmt: skip
         raise AssertionError  # stamina returns or raises
-
-
-def local_partitions(products: Products, asset: str) -> list[str | None]:
-    """Partitions of which an asset has products on the local disk, as `Products.stem` takes them, oldest first."""
-    folder = products.root / "products" / asset
-    keys: set[str | None] = set()
-    for path in folder.glob("*/*"):
-        name, day = path.name.split(".")[0], path.parent.name
-        if _DAY.fullmatch(day) and (name == "day" or _TIME.fullmatch(name)):
-            keys.add(day if name == "day" else f"{day}T{name[:2]}:{name[2:]}")
-    if products.of_partition(asset, None):
-        keys.add(None)
-    return sorted(keys, key=str)
-
-
-def _files(products: Products, asset: str, partition_key: str | None) -> list[Path]:
-    """All files of a partition, those in folders too."""
-    files: list[Path] = []
-    for path in products.of_partition(asset, partition_key):
-        files.extend(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
-    return files
 
 
 def _failures() -> tuple[type[Exception], ...]:

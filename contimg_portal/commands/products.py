@@ -22,7 +22,7 @@ DayOption = Annotated[str | None, typer.Option("--day", help="Only of this UTC d
 def publish(asset: AssetOption = None, day: DayOption = None, json_output: JsonOption = False) -> None:
     """Publish what is on the local disk and not, or not like that, in the home; each object is read back."""
     with one_screen_errors():
-        from contimg_resources.product_home import local_partitions
+        from contimg_resources.product_manifests import local_partitions
         from contimg_resources.products import Products
         from contimg_resources.settings import load_settings
 

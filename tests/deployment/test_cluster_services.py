@@ -19,13 +19,13 @@ from dagster._core.launcher import LaunchRunContext, WorkerStatus
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
-from contimg_resources.cluster.one_machine import OneMachine, Ports
+from contimg_resources.cluster.one_machine import OneMachine, Places, Ports
 from contimg_resources.cluster.queues import QUEUES, broker_priority, queue_of
 from contimg_resources.cluster.services import Supervisor
 from contimg_resources.cluster.signs_of_life import SignsOfLife, giving_signs
 from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
-from contimg_resources.settings import load_settings
+from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_cluster import ClusterSettings
 from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
 
@@ -37,7 +37,8 @@ class Services:
 
     def __init__(self, root: Path, services_folder: Path) -> None:
         first = free_ports(4)
-        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 4)))
+        places = Places.of(Settings(data=root / "data"))
+        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 4)), places)
         self.supervisor = Supervisor(root, restart_after_s=0.0)
         self.variables = {
             "DAGSTER_HOME": str(root / "dagster"),
