@@ -13,12 +13,15 @@ KERNELS := $(VENV)/.compiled-kernels
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-dev demo start cluster test chaos check audit docs format release bench clean
+.PHONY: help install install-cluster install-test install-dev demo start cluster test chaos check audit docs format release bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 install: $(KERNELS) ## create .venv and install contimg with the tested versions
+
+install-cluster: $(KERNELS) ## the same with what a host of several needs: PostgreSQL, Celery, object storage
+	scripts/install.sh cluster,storage
 
 install-test: $(TESTING) ## the same with CASA and everything the tests need
 
@@ -60,7 +63,7 @@ test: $(TESTING) $(KERNELS) ## all tests, services included
 	$(BIN)/pytest -n 2 --dist loadfile --junitxml=.contimg/test-results.xml --durations=10
 
 chaos: $(TESTING) $(KERNELS) ## KILLS=100 processes killed at seeded points; afterwards everything must equal an undisturbed run
-	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
+	KILLS=$${KILLS:-100} $(BIN)/pytest tests/chaos tests/retention tests/resources/test_uvh5_fuzz.py tests/resources/test_store_pressure.py -q -s
 
 check: $(TESTING) ## lint, format, types, secrets, and whether Dagster can load the definitions
 	$(BIN)/ruff check .

@@ -20,8 +20,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from contimg_assets.catalogue import known_calibrators
 from contimg_assets.partitions import mjd_of_utc, observation_partition
 from contimg_assets.science.arrival_decisions import ArrivalRules, decide, facts_of, stragglers
+from contimg_assets.science.flux_calibrators import FluxCalibrator, find_calibrator
 from contimg_assets.science.grouping import ObservationGroup, SubbandFile, group_subbands
 from contimg_assets.stages import trace_arrivals
 from contimg_resources.configurable import Observatory
@@ -106,6 +108,8 @@ def record_arrivals(
         One of ``raw_visibilities`` for every observation that became ready.
     """
     store, rules = observatory.store, arrival_rules(observatory)
+    known = known_calibrators(observatory)
+    calibrators = [find_calibrator(name, known) for name in observatory.settings.calibrators]
     removed = _removed(store, gone)
     overdue = _overdue(store, now, rules.wait_s)
     centres = [item.start_mjd if item.start_mjd == item.start_mjd else item.name_mjd for item in examined]
@@ -121,7 +125,7 @@ def record_arrivals(
     for group in groups:
         if not _is_touched(group, scene):
             continue
-        row, facts = _judged(group, scene, rules, observatory, now, is_straggler=group.observation_id in small)
+        row, facts = _judged(group, scene, rules, calibrators, now, is_straggler=group.observation_id in small)
         observations.append(row)
         raw_files += [_file_row(file, group, scene.files[file.name]) for file in group.files]
         if facts is not None:
@@ -231,7 +235,7 @@ def _judged(
     group: ObservationGroup,
     scene: _Scene,
     rules: ArrivalRules,
-    observatory: Observatory,
+    calibrators: Sequence[FluxCalibrator],
     now: datetime,
     *,
     is_straggler: bool,
@@ -264,7 +268,7 @@ def _judged(
     described = [scene.files[file.name] for file in group.files if not file.reason_code]
     described = [item for item in described if item.site_deg_m[0] == item.site_deg_m[0]]
     if described and before.get("pointing_dec_deg") is None:
-        row |= _pointing(described[0], observatory)
+        row |= _pointing(described[0], calibrators)
     return row, facts
 
 
@@ -347,7 +351,7 @@ def _write(
             keep_rows(connection, "observation", superseded)
 
 
-def _pointing(item: ExaminedFile, observatory: Observatory) -> dict[str, Any]:
+def _pointing(item: ExaminedFile, calibrators: Sequence[FluxCalibrator]) -> dict[str, Any]:
     """Where the dishes looked in the middle of an observation, and the calibrator that was there."""
     import astropy.units as u
     import numpy as np
@@ -361,14 +365,13 @@ def _pointing(item: ExaminedFile, observatory: Observatory) -> dict[str, Any]:
     site_itrf_m = np.array([site.x.to_value(u.m), site.y.to_value(u.m), site.z.to_value(u.m)])
     middle = np.array([item.start_mjd + 0.5 * item.duration_s / _SECONDS_PER_DAY])
     ra_deg, dec_deg = (float(value[0]) for value in meridian_icrs(item.pointing_dec_deg, middle, site_itrf_m))
-    wanted = tuple(observatory.settings.calibrators)
-    in_view = calibrators_in_view(ra_deg, dec_deg, _CALIBRATOR_RADIUS_DEG, wanted)
-    name, apart = in_view[0] if in_view else (None, None)
+    in_view = calibrators_in_view(ra_deg, dec_deg, _CALIBRATOR_RADIUS_DEG, calibrators)
+    calibrator, apart = in_view[0] if in_view else (None, None)
     return {
         "duration_s": item.duration_s,
         "pointing_ra_deg": ra_deg,
         "pointing_dec_deg": dec_deg,
-        "calibrator": name,
+        "calibrator": calibrator.name if calibrator else None,
         "calibrator_separation_deg": apart,
     }
 

@@ -17,7 +17,7 @@ from contimg_assets.calibration_solving import (
     solve_gains_or_explain,
     solve_or_reuse,
 )
-from contimg_assets.catalogue import reference_catalogue
+from contimg_assets.catalogue import known_calibrators, reference_catalogue
 from contimg_assets.checks import calibration as checks
 from contimg_assets.checks.judgement import nothing_to_judge, record
 from contimg_assets.conventions import per_day, per_observation
@@ -45,14 +45,15 @@ def bandpass_table(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """One bandpass per day: complex gain of every antenna, receptor and channel, from a calibrator's transit.
 
-    Solved per channel against the Perley-Butler (2017) model of the calibrator and the catalogue around it, seen
-    through the primary beam, after aligning phases in time; it carries delays and the flux scale. Writes a CASA B
-    table and a row of table calibration_table: status active, or rejected if too few antennas have solutions; a row of other
-    content becomes superseded. Equal inputs are not solved again. Read by gain_table and continuum_image. Remade when the
-    transit's measurement set is.
+    Solved per channel against the model of the calibrator (Perley-Butler 2017, or the power law that CONTIMG_CALIBRATOR_LIST
+    gives: metadata flux_model) and the catalogue around it, seen through the primary beam, after aligning phases in time; it
+    carries delays and the flux scale. Writes a CASA B table and a row of table calibration_table: status active, or rejected if
+    too few antennas have solutions; a row of other content becomes superseded. Equal inputs are not solved again. Read by
+    gain_table and continuum_image. Remade when the transit's measurement set is.
     """
     from contimg_assets.science.calibration.engine_solutions import solve_bandpass_with
     from contimg_assets.science.calibration.solutions import SolveSettings
+    from contimg_assets.science.flux_calibrators import find_calibrator
     from contimg_resources.engines import calibration_engine
 
     day, store = context.partition_key, observatory.store
@@ -65,6 +66,7 @@ def bandpass_table(
         if unchanged := stage.unchanged(of_bandpass_table(observatory, day)):
             yield unchanged
             return
+        calibrator = find_calibrator(transit["calibrator"], known_calibrators(observatory))
         vis, model = read_sky(observatory, transit["partition_key"])
         present = {vis.antenna_names[antenna] for antenna in vis.existing_antennas}
         settings = SolveSettings(
@@ -73,13 +75,14 @@ def bandpass_table(
             n_threads=observatory.settings.threads,
         )
         engine = calibration_engine(observatory.settings.calibration.engine, observatory.products.scratch("bandpass"))
-        task = SolveTask("bandpass_table", "B", transit["calibrator"], transit["partition_key"], vis, model, settings)
+        task = SolveTask("bandpass_table", "B", calibrator.name, transit["partition_key"], vis, model, settings)
         made = solve_or_reuse(context, observatory, task, lambda: solve_bandpass_with(engine, vis, model, settings))
         results = record(store, context, "bandpass_table", made.judgements)
     picture = markdown_image(bandpass_plot(made.solutions), "bandpass")
     yield dg.MaterializeResult(
         metadata={
             **made.metadata(),
+            "flux_model": calibrator.flux_model,
             "engine": observatory.settings.calibration.engine,
             "picture": dg.MetadataValue.md(picture),
         },

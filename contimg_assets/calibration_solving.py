@@ -23,7 +23,7 @@ from contimg_assets.calibration_registry import (
     supersede_tables,
     table_history,
 )
-from contimg_assets.catalogue import FIELD_RADIUS_DEG
+from contimg_assets.catalogue import FIELD_RADIUS_DEG, known_calibrators
 from contimg_assets.checks import calibration as checks
 from contimg_assets.checks.judgement import Judgement
 from contimg_assets.provenance import code_version
@@ -104,7 +104,9 @@ def read_sky(observatory: Observatory, partition_key: str) -> tuple[Any, Any]:
     products = observatory.products
     vis = Visibilities(**read_measurement_set(products.present(products.measurement_set(partition_key))))
     catalogue = products.read_parquet("reference_catalogue", None)
-    return vis, field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
+    calibrators = known_calibrators(observatory)
+    centre_deg = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
+    return vis, field_sky_model(catalogue, *centre_deg, FIELD_RADIUS_DEG, calibrators)
 
 
 def solve_or_reuse(

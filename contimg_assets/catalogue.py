@@ -5,11 +5,18 @@ import polars as pl
 
 from contimg_assets.conventions import ASTRONOMERS
 from contimg_assets.failures import PASSING_TROUBLE, dagster_failures
+from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS, FluxCalibrator, with_listed
+from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.configurable import Observatory
 from contimg_resources.errors import CatalogueError, SettingsError
 
 FIELD_RADIUS_DEG = 3.0
 """Catalogue sources this near to the middle of a drift enter its sky model: to the first null of the primary beam."""
+
+
+def known_calibrators(observatory: Observatory) -> tuple[FluxCalibrator, ...]:
+    """Calibrators with a spectrum: those of Perley & Butler (2017) and those that the setting ``calibrator_list`` adds."""
+    return with_listed(read_calibrator_list(observatory.settings, PRIMARY_POSITIONS))
 
 
 @dg.asset(

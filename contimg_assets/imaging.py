@@ -15,7 +15,7 @@ import structlog
 
 from contimg_assets.calibration import gain_table
 from contimg_assets.calibration_registry import tables_used
-from contimg_assets.catalogue import FIELD_RADIUS_DEG, reference_catalogue
+from contimg_assets.catalogue import FIELD_RADIUS_DEG, known_calibrators, reference_catalogue
 from contimg_assets.checks import imaging as checks
 from contimg_assets.checks.judgement import nothing_to_judge
 from contimg_assets.conventions import FOLLOWS_THE_HOUR, per_hour, per_observation
@@ -59,7 +59,7 @@ def image_settings(settings: Settings) -> Any:
 @dg.asset(
     deps=[measurement_set, gain_table, reference_catalogue],
     check_specs=checks.CONTINUUM_IMAGE,
-    **per_observation("imaging", {"fits"}, code_version="2"),
+    **per_observation("imaging", {"fits"}, code_version="3"),
 )
 def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory) -> dg.MaterializeResult:
     """Deconvolved images of one observation: full band and sub-bands, with noise, background and primary beam maps.
@@ -105,7 +105,8 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             catalogue["dec_deg"].to_numpy(),
         )
         near = catalogue.filter(pl.Series(apart <= FIELD_RADIUS_DEG))
-        sky = field_sky_model(catalogue, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, FIELD_RADIUS_DEG)
+        centre_deg = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
+        sky = field_sky_model(catalogue, *centre_deg, FIELD_RADIUS_DEG, known_calibrators(observatory))
         engine = imaging_engine(observatory.settings.imaging.engine, products.scratch("imaging"))
         with span("grid", what="grid and clean", engine=observatory.settings.imaging.engine):
             imaged = make_self_calibrated_images(calibrated, image_settings(observatory.settings), sky, engine)
@@ -116,7 +117,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
             "SELECT observation_id FROM observation WHERE partition_key = ?", [partition_key]
         ).item()
         with span("measure", what="image"):
-            summary = measure_image(images, near, calibrated) | imaged.summary()
+            summary = measure_image(images, near, calibrated, observatory.telescope.sefd_jy) | imaged.summary()
         rows = image_rows(images, summary, str(products.noted(folder)), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
@@ -140,11 +141,12 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     )
 
 
-def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
+def measure_image(images: Any, near: pl.DataFrame, vis: Any, nominal_sefd_jy: float) -> dict[str, Any]:
     """Numbers of the full-band image for checks, report and store; None where there is nothing to measure."""
     from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
     from contimg_assets.science.crossmatch import astrometric_offset
     from contimg_assets.science.flux_scale import band_flux_jy
+    from contimg_assets.science.imaging.thermal import measured_sefd_jy, radiometer_rms_jy
     from contimg_assets.science.photometry.positions import fit_positions
     from contimg_assets.science.photometry.primary_beam_correction import primary_beam_at
 
@@ -168,6 +170,9 @@ def measure_image(images: Any, near: pl.DataFrame, vis: Any) -> dict[str, Any]:
         "frequency_hz": full.frequency_hz,
         "rms_jy_beam": full.rms_jy_beam,
         "thermal_rms_jy_beam": full.thermal_rms_jy_beam,
+        "radiometer_rms_jy_beam": radiometer_rms_jy(vis, nominal_sefd_jy),
+        "sefd_jy": measured_sefd_jy(vis),
+        "nominal_sefd_jy": nominal_sefd_jy,
         "dynamic_range": images.dynamic_range,
         "beam_major_arcsec": full.beam.major_arcsec,
         "beam_minor_arcsec": full.beam.minor_arcsec,

@@ -1,7 +1,7 @@
 """From what each asset of an observation makes its partition: the inputs by which unchanged ones are known.
 
 What belongs here: one `Recipe` per asset. The rule is that everything which decides a product is in its inputs: the observation,
-raw files (name, size, time of change), settings, what of the telescope is read, the reference catalogue (its content), products
+raw files (name, size, time of change), settings, what of the telescope is read, catalogue and calibrator list (content), products
 upstream (what they were made from, and only while their files are as they were left) and calibration tables (their content, read
 from disk). Code is there by the code version of the asset. Number of threads, folders and free memory decide nothing.
 
@@ -22,7 +22,9 @@ from contimg_assets.arrivals import raw_files_of
 from contimg_assets.calibration_registry import active_bandpass, calibrator_transit
 from contimg_assets.checks import calibration, imaging, observations, photometry
 from contimg_assets.failures import UncalibratedError
+from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS
 from contimg_assets.unchanged import Recipe
+from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.configurable import Observatory
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
@@ -45,7 +47,7 @@ def of_measurement_set(observatory: Observatory, partition_key: str) -> Recipe:
 
 
 def of_bandpass_table(observatory: Observatory, day: str) -> Recipe:
-    """The transit's measurement set, catalogue and telescope."""
+    """The transit's measurement set, catalogue, calibrator list and telescope."""
     return Recipe(
         partial(_bandpass_inputs, observatory, day),
         calibration.BANDPASS_TABLE,
@@ -55,7 +57,7 @@ def of_bandpass_table(observatory: Observatory, day: str) -> Recipe:
 
 
 def of_gain_table(observatory: Observatory, partition_key: str) -> Recipe:
-    """Measurement set, catalogue and the bandpass that is chosen now; only while the observation uses gains of its own."""
+    """Measurement set, catalogue, calibrators and the bandpass that is chosen now; only while it uses gains of its own."""
     return Recipe(
         partial(_gain_inputs, observatory, partition_key),
         calibration.GAIN_TABLE,
@@ -65,7 +67,7 @@ def of_gain_table(observatory: Observatory, partition_key: str) -> Recipe:
 
 
 def of_continuum_image(observatory: Observatory, partition_key: str) -> Recipe:
-    """Measurement set, the calibration tables in use, catalogue and imaging."""
+    """Measurement set, the calibration tables in use, catalogue, calibrator list and imaging."""
     return Recipe(
         partial(_image_inputs, observatory, partition_key),
         imaging.CONTINUUM_IMAGE,
@@ -121,6 +123,7 @@ def _bandpass_inputs(observatory: Observatory, day: str) -> _Inputs:
             "calibrator": transit["calibrator"],
             "measurement_set": _upstream(observatory, known, "measurement_set", transit["partition_key"]),
             "catalogue": _catalogue(observatory.products),
+            "calibrator_list": _calibrator_list(observatory),
             "telescope": observatory.telescope.model_dump(mode="json"),
             **_calibration_settings(observatory),
         }
@@ -136,6 +139,7 @@ def _gain_inputs(observatory: Observatory, partition_key: str) -> _Inputs:
             "observation": _observation(known),
             "measurement_set": _upstream(observatory, known, "measurement_set", partition_key),
             "catalogue": _catalogue(observatory.products),
+            "calibrator_list": _calibrator_list(observatory),
             "bandpass": _bandpass_to_use(observatory, partition_key),
             **_calibration_settings(observatory),
         }
@@ -153,6 +157,7 @@ def _image_inputs(observatory: Observatory, partition_key: str) -> _Inputs:
             "measurement_set": _upstream(observatory, known, "measurement_set", partition_key),
             "calibration": _tables_in_use(observatory, partition_key),
             "catalogue": _catalogue(observatory.products),
+            "calibrator_list": _calibrator_list(observatory),
             "imaging": settings.imaging.model_dump(mode="json"),
         }
     )
@@ -227,6 +232,10 @@ def _upstream(observatory: Observatory, known: Noted, asset: str, partition_key:
 
 def _catalogue(products: Products) -> str | None:
     return content_of_file(products.brought(products.reference_catalogue()))
+
+
+def _calibrator_list(observatory: Observatory) -> list[dict[str, Any]]:
+    return read_calibrator_list(observatory.settings, PRIMARY_POSITIONS)
 
 
 def _calibration_settings(observatory: Observatory) -> dict[str, float]:

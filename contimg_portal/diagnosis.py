@@ -17,10 +17,12 @@ from pathlib import Path
 
 import polars as pl
 
+from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS
 from contimg_portal.findings import Finding
 from contimg_portal.platform_diagnosis import examine_platform
+from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.errors import ResourceError
-from contimg_resources.settings import Settings, config_path, unknown_variables
+from contimg_resources.settings import Settings, config_path, kernel_cache, unknown_variables
 from contimg_resources.store import queries
 from contimg_resources.store.connection import Store, open_store
 from contimg_resources.store.records import records_folder
@@ -82,7 +84,7 @@ def examine_dependencies() -> Iterator[Finding]:
 
 
 def examine_settings(settings: Settings) -> Iterator[Finding]:
-    """Where the settings came from, variables that set nothing, and the telescope description."""
+    """Where the settings came from, variables that set nothing, the telescope description and the calibrators."""
     path = config_path()
     yield Finding("settings", "ok", f"environment and {path}" if path else "environment and defaults")
     for name, meant in unknown_variables().items():
@@ -93,6 +95,11 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
         yield Finding("telescope", "ok", f"{telescope.names[0]}, {telescope.dish_diameter_m:g} m dishes")
     except ResourceError as error:
         yield Finding("telescope", "error", error.what, error.remedy)
+    try:
+        listed = read_calibrator_list(settings, PRIMARY_POSITIONS)
+        yield Finding("calibrators", "ok", f"{', '.join(settings.calibrators)}; {len(listed)} listed")
+    except ResourceError as error:
+        yield Finding("calibrators", "error", error.what, error.remedy)
     token = "set" if settings.portal_token else "not set: the portal refuses all writing"
     yield Finding("portal token", "ok", token)
 
@@ -168,9 +175,9 @@ def examine_numba_cache() -> Iterator[Finding]:
     """Whether compiled kernels can be kept; otherwise every process compiles them anew, a minute each time."""
     specification = importlib.util.find_spec("contimg_assets.science")
     places = specification.submodule_search_locations if specification is not None else None
-    folder = Path(next(iter(places))) if places else Path()
-    cache = folder / "__pycache__"
-    is_writable = os.access(cache if cache.exists() else folder, os.W_OK)
+    cache = kernel_cache() or (Path(next(iter(places))) if places else Path()) / "__pycache__"
+    existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    is_writable = os.access(existing, os.W_OK)
     remedy = "" if is_writable else "Set NUMBA_CACHE_DIR to a folder this user may write."
     yield Finding("numba cache", "ok" if is_writable else "warn", str(cache), remedy)
 

@@ -5,10 +5,15 @@ Used by ``contimg doctor`` and ``/health`` as ``diagnosis`` is. Only looks.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import re
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
 
 from contimg_portal.findings import Finding
 from contimg_resources.errors import ResourceError
@@ -25,6 +30,12 @@ LONG_QUEUE = 200
 LONG_WAIT_S = 3600.0
 LOW_MEMORY_GB, LEAST_MEMORY_GB = 4.0, 0.5
 """Imaging a full-size observation takes 3.9 GB."""
+EXTRAS = {
+    "cluster": ("celery", "dagster_celery", "dagster_postgres", "kombu", "psycopg2", "redis"),
+    "kubernetes": ("dagster_k8s", "kubernetes"),
+    "storage": ("s3fs",),
+}
+"""Extras of this package and what is imported from them."""
 _MISSED_BEATS = 3
 _START = "Start the platform: scripts/start.sh."
 _NO_HOME = Finding(
@@ -36,6 +47,43 @@ def instance_view() -> InstanceView | None:
     """The instance that DAGSTER_HOME names, or None."""
     home = dagster_home()
     return None if home is None else InstanceView(home)
+
+
+def missing_packages(home: Path) -> list[str]:
+    """Names of packages that the instance's storage, queue or launcher import, and that are not installed."""
+    file = home / "dagster.yaml"
+    named = re.findall(r"^\s*module: ([\w.]+)", file.read_text(), re.MULTILINE) if file.exists() else []
+    missing = set()
+    for module in named:
+        if module.startswith("dagster."):
+            continue  # Dagster's own, by the public names that it translates itself
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            missing.add((error.name or module).partition(".")[0])
+    return sorted(missing)
+
+
+def examine_packages(settings: Settings) -> Iterator[Finding]:
+    """Whether what DAGSTER_HOME's ``dagster.yaml`` and the home of the products ask for is installed."""
+    home = dagster_home()
+    missing = [] if home is None else missing_packages(home)
+    scheme = (settings.products_url or "").partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme or "file")
+    except (ImportError, ValueError):
+        missing.append("s3fs" if scheme.startswith("s3") else f"fsspec for {scheme}")
+    if missing:
+        extras = sorted(name for name, packages in EXTRAS.items() if set(packages) & set(missing))
+        remedy = f"Run `scripts/install.sh {','.join(extras)}` in the project folder, with the .venv of this service."
+        yield Finding(
+            "instance packages",
+            "error",
+            f"not installed: {', '.join(missing)}",
+            remedy if extras else "Install them, or correct dagster.yaml and CONTIMG_PRODUCTS_URL.",
+        )
+    elif home is not None:
+        yield Finding("instance packages", "ok", "all that dagster.yaml names can be imported")
 
 
 def examine_instance(view: InstanceView | None) -> Iterator[Finding]:
@@ -184,9 +232,12 @@ def examine_heartbeats(store: Store) -> Iterator[Finding]:
 
 def examine_platform(settings: Settings, store: Store) -> Iterator[Finding]:
     """All of the above."""
-    view = instance_view()
-    yield from examine_instance(view)
-    if view is not None and (dagster_home() or settings.data).joinpath("dagster.yaml").exists():
+    view, home = instance_view(), dagster_home()
+    yield from examine_packages(settings)
+    can_open = home is None or not missing_packages(home)
+    if can_open:
+        yield from examine_instance(view)
+    if can_open and view is not None and (home or settings.data).joinpath("dagster.yaml").exists():
         yield from examine_daemons(view)
         yield from examine_sensors(view)
         yield from examine_queue(view)

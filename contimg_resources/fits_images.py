@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -25,6 +25,7 @@ from astropy.wcs import WCS, WCSSUB_LATITUDE, WCSSUB_LONGITUDE, FITSFixedWarning
 from numpy.typing import NDArray
 
 from contimg_resources.errors import ResourceError
+from contimg_resources.fits_limits import LARGEST_IMAGE_PIXELS, find_danger
 from contimg_resources.products import atomic_write, require
 from contimg_resources.table_folders import replaced_folder, require_space
 from contimg_resources.tracing import traced
@@ -230,6 +231,23 @@ def _plane_cards(plane: Mapping[str, Any]) -> dict[str, Any]:
     return cards | {key: value for key, value in noise.items() if np.isfinite(value)}
 
 
+def require_bounded(path: Path, stream: BinaryIO) -> None:
+    """Refuse a file whose headers promise more than is read, before anything of it is.
+
+    Raises
+    ------
+    ImageFileError
+        ``file_too_large``.
+    """
+    if danger := find_danger(stream):
+        raise ImageFileError(
+            f"{path} is not read", got=f"a file that {danger}" if danger.startswith(("is", "has", "unpacks")) else danger,
+            expected=f"at most {LARGEST_IMAGE_PIXELS} pixels in each unit, plain, by gzip or in tiles of Rice or gzip",
+            remedy="Look where the file comes from; cut the part that is wanted, or write it anew without compression.",
+            reason_code="file_too_large",
+        )  # fmt: skip
+
+
 def _load(path: Path) -> tuple[NDArray[Any], fits.Header, Any]:
     """Pixels, header and, if CASA wrote one, the table of beams of the first image in a file."""
     require(path)
@@ -238,6 +256,7 @@ def _load(path: Path) -> tuple[NDArray[Any], fits.Header, Any]:
             # Odd cards of other packages do no harm; a truncated file, to astropy, is only a warning too.
             warnings.simplefilter("ignore", AstropyWarning)
             warnings.filterwarnings("error", message="File may have been truncated")
+            require_bounded(path, stream)
             with fits.open(stream, memmap=False) as units:
                 for unit in units:
                     if unit.is_image and unit.header.get("NAXIS", 0) >= 2:

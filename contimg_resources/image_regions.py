@@ -20,7 +20,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from contimg_resources.fits_images import ImageFileError
+from contimg_resources.fits_images import ImageFileError, require_bounded
 from contimg_resources.products import require
 
 
@@ -112,6 +112,7 @@ def _plane(path: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore", AstropyWarning)
+            require_bounded(path, stream)
             with fits.open(stream, memmap=False) as units:
                 unit = units[0]
                 if not unit.is_image or unit.header.get("NAXIS", 0) != 2:

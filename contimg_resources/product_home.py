@@ -11,7 +11,8 @@ Method. An object has the hash of its content in its name, so it is never change
 done, and files that did not change are shared by versions of a product. The manifest of a partition lists its objects and is
 written last, as one object: whoever reads sees the old product whole or the new one whole. Every upload is read back and
 hashed before it counts. S3 shows an object only when its last part is there; in folders a copy is made under a hidden name,
-synced and renamed. Interrupted multipart uploads are invisible, but take space until the bucket's lifecycle rule ends them.
+synced and renamed. Interrupted multipart uploads are invisible, but take space: an upload that fails is ended by whoever made
+it, and those of processes that were killed, a day old, by the next that uploads in parts.
 Rejected: ETags as checksums (not of the content where uploads have parts, or are encrypted); writing products straight to
 object storage (casacore and the FITS and Parquet readers want files, and a step would wait for the network).
 
@@ -30,6 +31,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -65,6 +67,8 @@ HOME_SERVICE = "products home"
 _MANIFEST = ".manifest.json"
 _PART_BYTES = 8 << 20
 """Of a multipart upload; S3 takes no smaller parts than 5 MiB."""
+_UNFINISHED_S = 86_400.0
+"""No upload that goes on is so old."""
 _S3_OPTIONS: dict[str, Any] = {
     # Checksums in trailers are refused by many servers that are not Amazon's; what counts here is reading back.
     "config_kwargs": {
@@ -89,6 +93,8 @@ class ProductHome:
         How long a request that fails is tried again.
     endpoint_url : str, optional
         Of S3, where it is not the one of the environment.
+    unfinished_s : float
+        Uploads in parts below the URL that were begun so long ago, and are not finished, are ended when something large is stored.
 
     Raises
     ------
@@ -96,9 +102,17 @@ class ProductHome:
         If no library for that kind of URL is installed.
     """
 
-    def __init__(self, url: str, *, patience_s: float = 120.0, endpoint_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_s: float = 120.0,
+        endpoint_url: str | None = None,
+        unfinished_s: float = _UNFINISHED_S,
+    ) -> None:
         self.url = url
         self.patience_s = patience_s
+        self._unfinished_s: float | None = unfinished_s
         options = {**_S3_OPTIONS, "endpoint_url": endpoint_url} if url.startswith(("s3://", "s3a://")) else {}
         try:
             self._fs, self._root = url_to_fs(url, **options)
@@ -307,7 +321,26 @@ class ProductHome:
             with source.open("rb") as stream:
                 atomic_write(Path(address), lambda copy: shutil.copyfileobj(stream, copy, _BLOCK_BYTES))
         else:
+            if source.stat().st_size >= 2 * _PART_BYTES:
+                self._end_unfinished_uploads()
             self._fs.put_file(str(source), address, chunksize=_PART_BYTES)
+
+    def _end_unfinished_uploads(self) -> None:
+        """Once: end old uploads of processes that were killed; a storage that does not allow it is only noted."""
+        if self._unfinished_s is None:
+            return
+        begun_before = datetime.now(UTC) - timedelta(seconds=self._unfinished_s)
+        self._unfinished_s = None
+        bucket, _, prefix = self._root.partition("/")
+        try:
+            found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
+            for upload in found:
+                if upload["Initiated"] <= begun_before:
+                    name = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._fs.call_s3("abort_multipart_upload", **name)
+                    _LOG.warning("unfinished_upload_ended", key=upload["Key"], begun=upload["Initiated"].isoformat())
+        except _failures() as error:
+            _LOG.warning("unfinished_uploads_not_ended", error=f"{type(error).__name__}: {error}")
 
     def _holds(self, key: str, sha256: str, n_bytes: int) -> bool:
         """Whether an object has this content, by reading all of it."""

@@ -12,8 +12,10 @@ finite, zero or negative. Only positions are required; a source without a name i
 
 from __future__ import annotations
 
+import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,11 @@ COLUMNS = {
 }
 """Columns of every catalogue, in this order."""
 
+LARGEST_TABLE_BYTES = 2**31
+"""Of a table, unpacked; the largest survey's, of ten million sources, has about half of it."""
+LARGEST_TABLE_CELLS = 400_000_000
+"""Rows times columns."""
+_BLOCK_BYTES = 1 << 20
 _REQUIRED = ("ra_deg", "dec_deg")
 _TYPICAL_SPECTRAL_INDEX = -0.7
 _LARGEST_MEDIAN_JY = 50.0
@@ -226,6 +233,7 @@ def _load(path: Path) -> tuple[dict[str, pl.Series], dict[str, str]]:
         )
     if path.suffix.lower() == ".zip":
         return _load_zip(path)
+    _require_small(path, path.name, path.stat().st_size)
     return _parse(path, path.name, path.read_bytes())
 
 
@@ -234,9 +242,9 @@ def _load_zip(path: Path) -> tuple[dict[str, pl.Series], dict[str, str]]:
         with zipfile.ZipFile(path) as archive:
             tables = [name for name in archive.namelist() if _kind(name)]
             if len(tables) == 1:
-                return _parse(path, tables[0], archive.read(tables[0]))
+                return _parse(path, tables[0], _member(path, archive, tables[0]))
             found = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise _unreadable(path, str(error)) from error
     raise CatalogueError(
         f"Catalogue {path}: not one table in the archive",
@@ -244,6 +252,57 @@ def _load_zip(path: Path) -> tuple[dict[str, pl.Series], dict[str, str]]:
         expected="one CSV, Parquet, FITS or VOTable file",
         remedy="Unpack it and give the table itself.",
     )
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of an archive, read as far as the archive says that it goes: `ZipFile.read` would unpack what follows, too."""
+    found = archive.getinfo(name)
+    _require_small(path, name, found.file_size)
+    if found.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise zipfile.BadZipFile(f"{name} is packed by another method than deflate")
+    with archive.open(found) as file:
+        return file.read(found.file_size)
+
+
+def _require_small(path: Path, name: str, n_bytes: int) -> None:
+    if n_bytes > LARGEST_TABLE_BYTES:
+        raise _too_large(path, f"{name} of {n_bytes} bytes")
+
+
+def _too_large(path: Path, got: str) -> CatalogueError:
+    return CatalogueError(
+        f"Catalogue {path} is not read",
+        got=got,
+        expected=f"at most {LARGEST_TABLE_BYTES} bytes when unpacked, and {LARGEST_TABLE_CELLS} values",
+        remedy="Look where the file comes from; cut it to the columns and the part of the sky that are needed.",
+        reason_code="file_too_large",
+    )
+
+
+def _unpacked(path: Path, name: str, content: bytes) -> bytes:
+    """Content that gzip packed, which may be a thousand times as long: measured first, in constant memory."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    n_bytes = 0
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        while block := file.read(_BLOCK_BYTES):
+            n_bytes += len(block)
+            _require_small(path, f"{name}, unpacked to {n_bytes} bytes so far,", n_bytes)
+    return gzip.decompress(content)
+
+
+def _require_few_values(path: Path, content: bytes, kind: str) -> None:
+    """Parquet and FITS say how much they hold: equal values take no space in the file, but in memory."""
+    if kind == "fits":
+        from contimg_resources.fits_limits import find_danger  # astropy is loaded when a FITS file is read
+
+        if danger := find_danger(io.BytesIO(content)):
+            raise _too_large(path, f"a file that {danger}" if danger.startswith(("is", "has")) else danger)
+    elif kind == "parquet":
+        lazy = pl.scan_parquet(io.BytesIO(content))
+        n_values = int(lazy.select(pl.len()).collect().item()) * len(lazy.collect_schema())
+        if n_values > LARGEST_TABLE_CELLS:
+            raise _too_large(path, f"{n_values} values")
 
 
 def _kind(name: str) -> str | None:
@@ -261,12 +320,14 @@ def _parse(path: Path, name: str, content: bytes) -> tuple[dict[str, pl.Series],
             remedy="Convert it to CSV, Parquet, FITS or VOTable.",
         )
     try:
+        content = _unpacked(path, name, content)
+        _require_few_values(path, content, kind)
         if kind in {"csv", "parquet"}:
             read = pl.read_csv if kind == "csv" else pl.read_parquet
             frame = read(io.BytesIO(content))
             return {column: frame[column] for column in frame.columns}, {}
         return _from_astropy(content, kind)
-    except (OSError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, IndexError, pl.exceptions.PolarsError) as error:
         raise _unreadable(path, str(error).split("\n")[0]) from error
 
 

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -121,7 +122,13 @@ class Settings(BaseSettings):
     )
     min_subbands: int = Field(12, ge=1, le=64, description="fewer sub-bands after the wait: quarantined")
     calibrators: Names = Field(
-        ["3C138", "3C48", "3C147", "3C286"], min_length=1, description="bandpass calibrators, best first"
+        ["3C138", "3C48", "3C147", "3C286"],
+        min_length=1,
+        description="bandpass calibrators: Perley-Butler (2017) ones or those of calibrator_list",
+    )
+    calibrator_list: AbsolutePath | None = Field(
+        None,
+        description="further bandpass calibrators with power-law spectra (CSV), beside those of Perley-Butler (2017)",
     )
     bandpass_validity_h: float = Field(24.0, gt=0, le=720, description="age at which a bandpass is no longer valid")
     calibration_declination_deg: float = Field(
@@ -230,7 +237,7 @@ def _sources(
     found: dict[Literal["environment", "secrets", "file"], PydanticBaseSettingsSource]
     found = {"environment": EnvSettingsSource(settings_cls)}
     if secrets is not None:
-        found["secrets"] = SecretsSettingsSource(settings_cls, secrets_dir=secrets)
+        found["secrets"] = NestedSecretsSettingsSource(SecretsSettingsSource(settings_cls, secrets_dir=secrets))
     if path is not None:
         found["file"] = TomlConfigSettingsSource(settings_cls, path)
     return found
@@ -245,6 +252,12 @@ def dagster_home() -> Path | None:
     """Folder of the Dagster instance (``DAGSTER_HOME``), or None when the variable is not set."""
     named = os.environ.get("DAGSTER_HOME", "")
     return Path(named).expanduser() if named else None
+
+
+def kernel_cache() -> Path | None:
+    """Folder where numba keeps compiled kernels (``NUMBA_CACHE_DIR``), or None when it is beside the sources."""
+    named = os.environ.get("NUMBA_CACHE_DIR", "")
+    return Path(named) if named else None
 
 
 def environment_name(*location: str | int) -> str:

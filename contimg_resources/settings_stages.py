@@ -54,6 +54,10 @@ class FlaggingSettings(_Section):
         [], description="frequencies always flagged, MHz: 1370-1385, 1525-1560 (TOML: a list of pairs)"
     )
     edge_channels: int = Field(0, ge=0, le=1024, description="channels flagged at each end of each sub-band")
+    growth_along_time: float = Field(
+        0.0, ge=0, le=0.9, description="flags of interference grow to intervals with at most this share of good samples"
+    )
+    growth_along_frequency: float = Field(0.0, ge=0, le=0.9, description="the same along frequency")
 
 
 class CalibrationSettings(_Section):

@@ -145,7 +145,7 @@ def open_raw(path: Path) -> Iterator[h5py.File]:
                 f"raw file {path}",
                 got=str(error),
                 expected="readable data",
-                remedy=again + " (A compression filter unknown to h5py gives the same message.)",
+                remedy=again,
                 reason_code="truncated_file",
             ) from error
         except _NONSENSE as error:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import polars as pl
@@ -55,7 +55,8 @@ STAGES = [asset.key.to_user_string() for assets in JOBS.values() for asset in as
 PROBE_TAG = "contimg/breaker_probe"
 """Run tag: the stage whose half-open breaker the run probes."""
 WORK_TAG = "contimg/work"
-"""Run tag: live, calibration or backlog, which an instance may limit (``deploy/dagster.yaml``)."""
+"""Run tag whose value is a `Work`, which an instance may limit (``deploy/dagster.yaml``)."""
+Work = Literal["live", "calibration", "backlog"]
 MOST_RUNS_PER_TICK = 24
 """Creating runs costs 0.2 s each and a tick must end within a minute."""
 _WAITING_RUNS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
@@ -136,7 +137,8 @@ def _with_priority(
     row = described.get(request.tags.get("contimg/observation", ""))
     if row is None:
         return 0, request
-    priority, work = 0, "backlog"
+    work: Work = "backlog"
+    priority = 0
     if _is_target(row, rules):
         priority, work = rules.target_of_opportunity_priority, "live"
     elif now - (_MJD_EPOCH + timedelta(days=row["start_mjd"])) <= timedelta(hours=rules.live_age_h):

@@ -25,7 +25,10 @@ LARGEST_MOSAIC_FLUX_DEVIATION = 0.02
 
 CONTINUUM_IMAGE = specs(
     "continuum_image",
-    image_rms_is_near_thermal=f"The rms of the full-band image is at most {HIGHEST_RMS_OVER_THERMAL:g} times thermal.",
+    image_rms_is_near_thermal=(
+        f"The rms of the full-band image is at most {HIGHEST_RMS_OVER_THERMAL:g} times thermal, by the scatter of the data and by "
+        "the telescope's system equivalent flux density."
+    ),
     restoring_beam_is_expected="The restoring beam is what the longest baselines allow, and not too elongated.",
     astrometry_matches_catalogue=f"The median offset from the catalogue is below {LARGEST_OFFSET_BEAMS:g} of a beam. (blocking)",
     flux_scale_matches_catalogue=f"The median flux ratio to the catalogue is within {LARGEST_FLUX_RATIO_DEVIATION:.0%} of one.",
@@ -48,7 +51,9 @@ def judge_image(
     store: Store, context: dg.AssetExecutionContext, summary: Mapping[str, Any]
 ) -> list[dg.AssetCheckResult]:
     """Judge the full-band image by the numbers that ``continuum_image`` measured."""
-    rms_ratio = summary["rms_jy_beam"] / summary["thermal_rms_jy_beam"]
+    nominal_sefd_jy = min(summary["sefd_jy"], summary["nominal_sefd_jy"])
+    thermal_rms_jy_beam = summary["thermal_rms_jy_beam"] * nominal_sefd_jy / summary["sefd_jy"]
+    rms_ratio = summary["rms_jy_beam"] / thermal_rms_jy_beam
     axis_ratio = summary["beam_major_arcsec"] / summary["beam_minor_arcsec"]
     beam_ok = axis_ratio <= WIDEST_BEAM_AXIS_RATIO and 0.3 <= summary["beam_over_resolution"] <= 3.0
     offset, flux_ratio = summary["offset_beams"], summary["flux_ratio"]
@@ -63,6 +68,7 @@ def judge_image(
                 rms_ratio,
                 HIGHEST_RMS_OVER_THERMAL,
                 "thermal rms",
+                detail={name: summary[name] for name in ("sefd_jy", "nominal_sefd_jy", "radiometer_rms_jy_beam")},
             ),
             Judgement(
                 "restoring_beam_is_expected",

@@ -1,46 +1,49 @@
 """The catalogue sky that one observation sees: what its gains are solved against and where CLEAN may look.
 
-What belongs here: choosing and merging components for a field. Spectra and prediction are ``sky_model``. Primary calibrators
-come from their published polynomials, never from the catalogue, whose few per cent of error would move the flux scale.
+What belongs here: choosing and merging components for a field. Spectra and prediction are ``sky_model``. Calibrators have
+their own spectra, never the catalogue's, whose few per cent of error would move the flux scale.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from contimg_assets.science.coordinates import separation_deg
 from contimg_assets.science.errors import NotEnoughDataError
-from contimg_assets.science.flux_calibrators import CALIBRATORS
+from contimg_assets.science.flux_calibrators import CALIBRATORS, FluxCalibrator
 from contimg_assets.science.sky_model import SkyModel, calibrator, component_list, merge
 
 _SAME_SOURCE_DEG = 30.0 / 3600.0
-"""A catalogue entry this near to a primary calibrator is that calibrator, deg."""
+"""A catalogue entry this near to a calibrator is that calibrator, deg."""
 
 
 def calibrators_in_view(
-    ra_deg: float, dec_deg: float, radius_deg: float, wanted: tuple[str, ...] | None = None
-) -> list[tuple[str, float]]:
-    """Primary calibrators within a radius, as (name, separation in deg), nearest first.
+    ra_deg: float, dec_deg: float, radius_deg: float, calibrators: Sequence[FluxCalibrator]
+) -> list[tuple[FluxCalibrator, float]]:
+    """Those of the calibrators within a radius, with their separation in deg, nearest first.
 
     Parameters
     ----------
     ra_deg, dec_deg : float
         ICRS direction, deg.
     radius_deg : float
-    wanted : tuple of str, optional
-        Only these names.
+    calibrators : sequence of FluxCalibrator
     """
-    found = [
-        (source.name, float(separation_deg(ra_deg, dec_deg, source.ra_deg, source.dec_deg)))
-        for source in CALIBRATORS
-        if wanted is None or source.name in wanted
-    ]
-    return sorted(((name, apart) for name, apart in found if apart <= radius_deg), key=lambda item: item[1])
+    found = [(source, float(separation_deg(ra_deg, dec_deg, source.ra_deg, source.dec_deg))) for source in calibrators]
+    return sorted(((source, apart) for source, apart in found if apart <= radius_deg), key=lambda item: item[1])
 
 
-def field_sky_model(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radius_deg: float) -> SkyModel:
-    """Sky model of a field: catalogue sources within a radius, primary calibrators by their own models.
+def field_sky_model(
+    catalogue: pl.DataFrame,
+    ra_deg: float,
+    dec_deg: float,
+    radius_deg: float,
+    calibrators: Sequence[FluxCalibrator] = CALIBRATORS,
+) -> SkyModel:
+    """Sky model of a field: catalogue sources within a radius, calibrators by their own models.
 
     Parameters
     ----------
@@ -50,13 +53,16 @@ def field_sky_model(catalogue: pl.DataFrame, ra_deg: float, dec_deg: float, radi
     ra_deg, dec_deg : float
         ICRS centre of the field, deg.
     radius_deg : float
+    calibrators : sequence of FluxCalibrator
+        The primary ones, and those the observatory lists itself.
 
     Raises
     ------
     NotEnoughDataError
         If neither a catalogue source nor a calibrator lies within the radius.
     """
-    calibrator_models = [calibrator(name) for name, _ in calibrators_in_view(ra_deg, dec_deg, radius_deg)]
+    in_view = calibrators_in_view(ra_deg, dec_deg, radius_deg, calibrators)
+    calibrator_models = [calibrator(source) for source, _ in in_view]
     near = catalogue.filter(
         pl.Series(
             separation_deg(ra_deg, dec_deg, catalogue["ra_deg"].to_numpy(), catalogue["dec_deg"].to_numpy())

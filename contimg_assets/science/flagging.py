@@ -9,8 +9,9 @@ Method, each step blind to what earlier ones took: (0) ranges known to be bad an
 anything in common with the others; (3) receptors far above the others; (4) interference in the autocorrelations, where the
 noise is a thousandth; (5) interference in the amplitude averaged over baselines, as the median over antennas of each antenna's
 mean, so that interference far below the noise of one baseline shows and one bad antenna does not speak for
-all; (6) interference on single baselines. Rejected: AOFlagger's high-pass filter and iterations (five times the cost;
-block medians do for bands of 188 MHz); flagging by cross-hand power, which the correlator does not write.
+all; (6) interference on single baselines; (7) growth of the flags of steps 4 to 6, where settings ask for it. Rejected:
+AOFlagger's high-pass filter and iterations (five times the cost; block medians do for bands of 188 MHz); flagging by cross-hand
+power, which the correlator does not write.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from contimg_assets.science.antenna_health import (
 )
 from contimg_assets.science.bad_channels import at_edges, in_bad_ranges, subband_edges
 from contimg_assets.science.errors import DataError, NotEnoughDataError
+from contimg_assets.science.flag_growth import MOST, grow_flags, packed
 from contimg_assets.science.interference import TimeBlock, antenna_means, flag_common, flag_from_autos, split_times
 from contimg_assets.science.sum_threshold import WINDOW_SIGMA, flag_baselines
 from contimg_assets.science.threads import in_threads, slices
@@ -71,13 +73,17 @@ class FlagSettings:
     """Lowest and highest frequency of ranges known to be bad, MHz; a channel that touches one is flagged."""
     edge_channels: int = 0
     """Channels flagged at each end of each sub-band."""
+    growth_along_time: float = 0.0
+    """eta of ``flag_growth``: share of good samples in an interval that is flagged as a whole; 0 grows nothing."""
+    growth_along_frequency: float = 0.0
+    """The same for channels."""
     n_subbands: int = 16
     """Sub-bands: equal blocks of channels."""
     n_threads: int = 0
     """0 for all cores."""
 
     def __post_init__(self) -> None:
-        free = {"n_threads", "bad_ranges_mhz", "edge_channels"}
+        free = {"n_threads", "bad_ranges_mhz", "edge_channels", "growth_along_time", "growth_along_frequency"}
         positive = {name: value for name, value in asdict(self).items() if name not in free and not value > 0}
         if positive or self.level_ratio <= 1.0:
             raise DataError(
@@ -86,6 +92,14 @@ class FlagSettings:
                 or f"level_ratio={self.level_ratio}",
                 expected="positive numbers, level_ratio above 1",
                 remedy="Correct the flagging settings.",
+                reason_code="wrong_setting",
+            )
+        if not all(0.0 <= value <= MOST for value in (self.growth_along_time, self.growth_along_frequency)):
+            raise DataError(
+                "growth of flags",
+                got=f"growth_along_time={self.growth_along_time}, growth_along_frequency={self.growth_along_frequency}",
+                expected=f"numbers from 0 to {MOST}",
+                remedy="Correct the flagging settings; 0 grows nothing.",
                 reason_code="wrong_setting",
             )
         if self.edge_channels < 0 or not all(0 < low < high for low, high in self.bad_ranges_mhz):
@@ -127,7 +141,7 @@ class FlagReport:
 
 
 class InterferenceSearch(Protocol):
-    """A program outside that searches visibilities for interference, in place of steps 4 to 6."""
+    """A program outside that searches visibilities for interference, in place of steps 4 to 7."""
 
     @property
     def name(self) -> str:
@@ -206,8 +220,10 @@ def _search_interference(
     settings: FlagSettings,
     account: _Account,
 ) -> None:
-    """Steps 4 to 6; ``autos`` are the autocorrelations and the antenna of each of their rows."""
+    """Steps 4 to 7; ``autos`` are the autocorrelations and the antenna of each of their rows."""
     sigma = WINDOW_SIGMA * settings.threshold_scale
+    growth = (settings.growth_along_time, settings.growth_along_frequency)
+    absent = packed(vis.flags, settings.n_threads) if max(growth) > 0 else None
     if autos is not None:
         flag_from_autos(vis, blocks, *autos, sigma, settings.auto_min_scatter, settings.n_threads)
         account.book("autocorrelation")
@@ -226,6 +242,10 @@ def _search_interference(
 
         in_threads(search, slices(block.rows.shape[0], settings.n_threads), settings.n_threads)
     account.book("interference_baseline")
+    if absent is not None:
+        rows = np.concatenate([block.rows for block in blocks], axis=1)
+        grow_flags(vis.flags, absent, rows, *growth, settings.n_threads)
+        account.book("interference_growth")
 
 
 class _Account:

@@ -1,7 +1,7 @@
-"""Primary flux-density calibrators on the scale of Perley & Butler (2017).
+"""Flux-density calibrators: the primary ones on the scale of Perley & Butler (2017), and those an observatory lists itself.
 
 What belongs here: the published spectra, positions and aliases of compact calibrators, as numbers. What does not:
-turning them into visibilities (``sky_model``) and calibrators without a primary spectrum (their flux is transferred).
+turning them into visibilities (``sky_model``) and calibrators of unknown flux density (it is transferred).
 
 Spectra are log10 S[Jy] = sum_k a_k log10(nu / 1 GHz)^k, the coefficients of Table 6 of Perley & Butler 2017, ApJS 230,
 7 (doi:10.3847/1538-4365/aa6df9), valid between about 50 MHz and 50 GHz; the same numbers stand in CASA's
@@ -11,14 +11,17 @@ Only sources that are near enough to points on baselines of a few kilometres at 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log10
+from typing import Any
 
 from contimg_assets.science.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class FluxCalibrator:
-    """One primary calibrator: name, aliases, J2000 (ICRS) position and spectrum."""
+    """One calibrator: name, aliases, J2000 (ICRS) position and spectrum."""
 
     name: str
     aliases: tuple[str, ...]
@@ -27,6 +30,8 @@ class FluxCalibrator:
     dec_deg: float
     log_coefficients: tuple[float, ...]
     """a_k of log10 S[Jy] = sum a_k log10(nu / 1 GHz)^k."""
+    flux_model: str = "Perley & Butler 2017"
+    """Where the spectrum comes from."""
 
 
 CALIBRATORS: tuple[FluxCalibrator, ...] = (
@@ -81,8 +86,34 @@ CALIBRATORS: tuple[FluxCalibrator, ...] = (
 )
 
 
-def find_calibrator(name: str) -> FluxCalibrator:
-    """Look a primary calibrator up by name or alias.
+PRIMARY_POSITIONS = {
+    name: (source.ra_deg, source.dec_deg) for source in CALIBRATORS for name in (source.name, *source.aliases)
+}
+"""Position (ra, dec; deg) by every name of the primary calibrators."""
+
+
+def with_listed(listed: Iterable[Mapping[str, Any]]) -> tuple[FluxCalibrator, ...]:
+    """All calibrators: the primary ones and listed ones, whose rows are the arguments of `power_law_calibrator`."""
+    return (*CALIBRATORS, *(power_law_calibrator(**row) for row in listed))
+
+
+def power_law_calibrator(
+    *,
+    name: str,
+    ra_deg: float,
+    dec_deg: float,
+    flux_jy: float,
+    reference_frequency_hz: float,
+    spectral_index: float,
+) -> FluxCalibrator:
+    """Calibrator with S = flux_jy (nu / reference_frequency_hz)^spectral_index."""
+    at_1_ghz = log10(flux_jy) - spectral_index * log10(reference_frequency_hz / 1e9)
+    model = f"listed: {flux_jy:g} Jy at {reference_frequency_hz / 1e9:g} GHz, spectral index {spectral_index:g}"
+    return FluxCalibrator(name, (), ra_deg, dec_deg, (at_1_ghz, spectral_index), model)
+
+
+def find_calibrator(name: str, calibrators: Sequence[FluxCalibrator] = CALIBRATORS) -> FluxCalibrator:
+    """Look a calibrator up by name or alias.
 
     Case, blanks, hyphens after ``3C`` and anything that follows an alias do not matter: observers append scan
     codes to names, e.g. ``1331+30500002_0`` is 3C286.
@@ -90,16 +121,19 @@ def find_calibrator(name: str) -> FluxCalibrator:
     Raises
     ------
     DataError
-        If no primary calibrator has that name.
+        If no calibrator has that name.
     """
     wanted = name.upper().replace(" ", "").replace("3C_", "3C").replace("3C-", "3C")
-    for calibrator in CALIBRATORS:
-        if wanted == calibrator.name or any(wanted.startswith(alias) for alias in calibrator.aliases):
+    for calibrator in calibrators:
+        is_named = wanted == calibrator.name.upper().replace(" ", "")
+        if is_named or any(wanted.startswith(alias) for alias in calibrator.aliases):
             return calibrator
     raise DataError(
-        "unknown primary flux calibrator",
+        "unknown flux calibrator",
         got=repr(name),
-        expected="one of " + ", ".join(f"{c.name} ({c.aliases[0]})" for c in CALIBRATORS),
-        remedy="Name a primary calibrator or give a component list with ra_deg, dec_deg, flux_jy.",
+        expected="one of "
+        + ", ".join(" ".join([c.name, *(f"({alias})" for alias in c.aliases[:1])]) for c in calibrators),
+        remedy="Name one of them, list it in the file of CONTIMG_CALIBRATOR_LIST, or give a component list with ra_deg, "
+        "dec_deg, flux_jy.",
         reason_code="unknown_calibrator",
     )

@@ -1,6 +1,6 @@
 """A sky of point sources: their spectra, their brightness through the drifting primary beam, their visibilities.
 
-What belongs here: component lists and the prediction of model visibilities. What does not: primary calibrators' numbers
+What belongs here: component lists and the prediction of model visibilities. What does not: calibrators' numbers
 (``flux_calibrators``), solving for gains (``calibration``) and images.
 
 Method: direct Fourier sum (``direct_sum``) with the sign of ``visibilities``,
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from contimg_assets.science.coordinates import direction_cosines, separation_deg
 from contimg_assets.science.direct_sum import add_point_sources
 from contimg_assets.science.errors import DataError, NotEnoughDataError
-from contimg_assets.science.flux_calibrators import find_calibrator
+from contimg_assets.science.flux_calibrators import FluxCalibrator
 from contimg_assets.science.primary_beam import airy_power
 from contimg_assets.science.threads import in_threads
 from contimg_assets.science.visibilities import Visibilities
@@ -90,9 +90,8 @@ class SkyModel:
         )
 
 
-def calibrator(name: str) -> SkyModel:
-    """Model of a primary calibrator (Perley & Butler 2017), exact at every frequency; see ``flux_calibrators``."""
-    source = find_calibrator(name)
+def calibrator(source: FluxCalibrator) -> SkyModel:
+    """Model of a calibrator, exact at every frequency; see ``flux_calibrators``."""
     # The published polynomial in log10(nu / 1 GHz), expanded about our reference frequency.
     about_reference = np.polynomial.Polynomial([np.log10(REFERENCE_FREQUENCY_HZ / 1e9), 1.0])
     shifted = np.asarray(np.polynomial.Polynomial(source.log_coefficients)(about_reference).coef, dtype=np.float64)

@@ -10,6 +10,13 @@ means *in this plane*, not by that of single samples over sqrt(N): white noise g
 bright sources, whose means do not average down, raise their own threshold. Thresholds in units of that scatter
 are the quantiles of Rayleigh noise at which each length flags about one sample in 10^4. Only excesses are flagged.
 Rejected: flagging on phases, which are not calibrated yet.
+
+Left out: a search of each baseline's mean excess of XX and YY (Stokes I before calibration). At equal loss of clean samples
+(16 antennas, 4 to 6 seeds) it finds 2 to 5 per cent more of the samples with unpolarised interference of 1 to 5 sigma that a
+quarter of the antennas or one baseline hears, 1 to 2 per cent if both receptors have side lobes of their own; 0.1 to 0.3 per
+cent less of what all hear, which is found in the average over baselines; above 5 sigma at most 0.3 per cent more. It costs 25
+per cent of the flagger. The coherent sum of XX and YY has no common phase before calibration. In the average over baselines
+of 90 antennas Stokes I finds less than 1 per cent more: there ``min_scatter``, not noise, is the limit (one seed).
 """
 
 from __future__ import annotations

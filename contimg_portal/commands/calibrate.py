@@ -32,7 +32,8 @@ def calibrate(
         str | None,
         typer.Option(
             "--model",
-            help="Primary calibrator (3C286, 1331+305, ...; Perley & Butler 2017), or a CSV or Parquet file with "
+            help="Primary calibrator (3C286, 1331+305, ...; Perley & Butler 2017) or one of CONTIMG_CALIBRATOR_LIST, or a "
+            "CSV or Parquet file with "
             "ra_deg, dec_deg, flux_jy at 1.4 GHz and optionally spectral_index. Default: the field's own name.",
         ),
     ] = None,
@@ -116,15 +117,19 @@ def _read(ms_path: Path, field: str | int) -> Visibilities:
 
 
 def _sky_model(name: str) -> SkyModel:
-    """Read a component list, or look a primary calibrator up."""
+    """Read a component list, or look a calibrator up."""
     import polars as pl
 
+    from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS, find_calibrator, with_listed
     from contimg_assets.science.sky_model import calibrator, component_list
+    from contimg_resources.calibrator_lists import read_calibrator_list
     from contimg_resources.errors import CatalogueError
+    from contimg_resources.settings import load_settings
 
     path = Path(name)
     if path.suffix not in (".csv", ".parquet"):
-        return calibrator(name)
+        listed = read_calibrator_list(load_settings(), PRIMARY_POSITIONS)
+        return calibrator(find_calibrator(name, with_listed(listed)))
     try:
         table = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:

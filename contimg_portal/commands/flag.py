@@ -36,7 +36,8 @@ def flag(
 
     Fractions count visibilities of antennas that are in the data. Flags that are already set stay. A measurement set holds no
     autocorrelations of ours, so dead receptors are found from cross-correlations alone. Settings CONTIMG_FLAGGING__... hold here
-    too, known bad ranges (BAD_RANGES_MHZ) and sub-band edges (EDGE_CHANNELS) among them.
+    too: known bad ranges (BAD_RANGES_MHZ), sub-band edges (EDGE_CHANNELS) and growth of flags (GROWTH_ALONG_TIME,
+    GROWTH_ALONG_FREQUENCY).
     """
     with one_screen_errors():
         from contimg_assets.science.flagging import FlagSettings, flag_visibilities

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contimg_assets.science.imaging.products import ImageSet
     from contimg_assets.science.sky_model import SkyModel
     from contimg_assets.science.visibilities import Visibilities
+    from contimg_resources.settings import Settings
 
 _CHANNELS = re.compile(r"\d+(~\d+)?(;\d+(~\d+)?)*")
 
@@ -113,7 +114,7 @@ def image(  # noqa: PLR0917 - one parameter per option of the command line
         imaged = make_self_calibrated_images(
             vis,
             settings,
-            None if sources is None else _sky(vis, sources),
+            None if sources is None else _sky(vis, sources, chosen),
             imaging_engine(engine or chosen.imaging.engine, scratch_beside(out)),
         )
         files = write_image_set(out, imaged.images.columns())
@@ -132,13 +133,16 @@ def _calibrated(vis: Visibilities, measurement_set: Path, tables: list[Path]) ->
     return apply_solutions(vis, [Solutions(**read_calibration_table(path, measurement_set)) for path in tables])
 
 
-def _sky(vis: Visibilities, sources: pl.DataFrame) -> SkyModel:
-    """Catalogue sources in view of the dishes."""
+def _sky(vis: Visibilities, sources: pl.DataFrame, settings: Settings) -> SkyModel:
+    """Catalogue sources and calibrators in view of the dishes."""
     from contimg_assets.science.field_model import field_sky_model
+    from contimg_assets.science.flux_calibrators import PRIMARY_POSITIONS, with_listed
     from contimg_assets.science.primary_beam import airy_fwhm_deg
+    from contimg_resources.calibrator_lists import read_calibrator_list
 
     radius_deg = 1.5 * float(airy_fwhm_deg(vis.frequency_hz[0], vis.dish_diameter_m))
-    return field_sky_model(sources, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, radius_deg)
+    calibrators = with_listed(read_calibrator_list(settings, PRIMARY_POSITIONS))
+    return field_sky_model(sources, vis.phase_centre_ra_deg, vis.phase_centre_dec_deg, radius_deg, calibrators)
 
 
 def _with_channels(vis: Visibilities, ranges: str) -> Visibilities:

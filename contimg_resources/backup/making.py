@@ -74,7 +74,7 @@ def _gather(settings: Settings, products: Products, home: Path | None, partial: 
     (partial / SETTINGS).mkdir()
     shown = settings.model_dump_json(indent=1)  # secrets are masked
     (partial / SETTINGS / "settings.json").write_text(shown + "\n")
-    for path in (config_path(), settings.array, settings.alert_rules):
+    for path in (config_path(), settings.array, settings.calibrator_list, settings.alert_rules):
         if path is not None:
             shutil.copy2(path, partial / SETTINGS / path.name)
     for name in KEPT_PRODUCTS:

@@ -22,12 +22,13 @@ _PREFIX = "contimg:"
 """Of all keys in Redis, which others may use too."""
 
 
-def celery_settings(broker_url: str, redelivery_s: float) -> dict[str, Any]:
+def celery_settings(broker_url: str | None, redelivery_s: float) -> dict[str, Any]:
     """Settings of the Celery application.
 
     Parameters
     ----------
-    broker_url : str
+    broker_url : str or None
+        None where nothing is sent.
     redelivery_s : float
         After which a message whose worker vanished is handed out again; longer than any wait before a run begins.
     """

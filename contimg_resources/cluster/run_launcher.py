@@ -52,15 +52,18 @@ class QueueRunLauncher(CeleryRunLauncher):
     Parameters
     ----------
     cluster : ClusterSettings
+        Without a broker's URL the launcher can be looked at and not used: guests' web server has none.
     inst_data : ConfigurableClassData, optional
     """
 
     def __init__(self, cluster: ClusterSettings, inst_data: ConfigurableClassData | None = None) -> None:
-        url = broker_url(cluster)
+        self._cluster = cluster
+        is_named = cluster.broker_url is not None or cluster.broker_url_file is not None
+        url = broker_url(cluster) if is_named else None
         settings = celery_settings(url, cluster.redelivery_s)
         super().__init__(default_queue="image", broker=url, config_source=settings, inst_data=inst_data)
         self.celery.conf.update(settings)  # the application of dagster-celery has put a queue of its own into them
-        self._signs = SignsOfLife(url)
+        self._signs = None if url is None else SignsOfLife(url)
         self._lost_after_s = cluster.lost_after_s
         self._silent_since: dict[str, float] = {}
 
@@ -76,6 +79,7 @@ class QueueRunLauncher(CeleryRunLauncher):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Put the run into its queue; the task carries the run's id, so that sending it twice does no harm."""
+        broker_url(self._cluster)  # the error that names the setting, and no broker that Celery would guess
         run = context.dagster_run
         assets = None if run.asset_selection is None else [key.to_user_string() for key in run.asset_selection]
         queue = run.tags.get(DAGSTER_CELERY_QUEUE_TAG) or queue_of(run.job_name, assets)
@@ -109,6 +113,7 @@ class QueueRunLauncher(CeleryRunLauncher):
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
+        broker_url(self._cluster)
         try:
             self.celery.control.revoke(run_id, terminate=True, signal="SIGINT")
         except OperationalError as error:
@@ -127,6 +132,8 @@ class QueueRunLauncher(CeleryRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """FAILED when the broker answers and the run has been silent for too long, RUNNING otherwise."""
+        if self._signs is None:
+            return CheckRunHealthResult(WorkerStatus.UNKNOWN, msg="This process knows no broker.")
         try:
             worker = self._signs.worker_of(run.run_id)
         except BrokerError as error:

@@ -4,6 +4,9 @@ What belongs here: rows and their states. How far a file has been sent is not ke
 
 States: ``waiting`` until the receiver has the file; ``confirmed``; ``refused`` when it does not want it, with its reason;
 ``lost`` when the file vanished from this host before it was confirmed.
+
+The disk it lies on is the one that raw files fill when the line is down. Space for some thousand rows is kept in the file, and its
+rollback journal stays (PERSIST), so that what is confirmed can be noted, and deleted, with no byte free.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from contimg_resources.errors import ResourceError
 from contimg_resources.folder_watch import FileState
+from contimg_resources.full_disks import disk_full
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS file (
@@ -28,6 +32,10 @@ CREATE INDEX IF NOT EXISTS file_state ON file (state, n_failures, name);
 """
 _MOST_LOST = 1000
 """Lost files remembered."""
+_RESERVE_BYTES = 1 << 20
+_PAGE_BYTES = 4096
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_WRITE})
+"""What SQLite says where there is no space: for pages, for its rollback journal's name, for its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class Journal:
     ------
     ResourceError
         If another agent has it open.
+    DiskFullError
+        Here, and from what writes, if there is no space even for that.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,13 +78,36 @@ class Journal:
                 f"Another agent works with {path}",
                 remedy="Stop it first, or give this one a data folder of its own (CONTIMG_DATA).",
             ) from error
+        self._path = path
         self._connection = sqlite3.connect(path, isolation_level=None)
-        self._connection.executescript(_SCHEMA)
+        with self._writing():
+            self._connection.execute("PRAGMA journal_mode = PERSIST")
+            self._connection.executescript(_SCHEMA)
+        self._reserve()
 
     def close(self) -> None:
         """Let another agent have it."""
         self._connection.close()
         self._lock.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode in _FULL:
+                raise disk_full(f"the agent's journal {self._path} was written") from error
+            raise
+
+    def _reserve(self) -> None:
+        """Keep free pages in the file, where the disk has them."""
+        missing = _RESERVE_BYTES - self._connection.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE_BYTES
+        if missing > 0:
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("CREATE TABLE IF NOT EXISTS reserve (filling BLOB)")
+                self._connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", [missing])
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("DROP TABLE IF EXISTS reserve")
 
     def states(self) -> dict[str, FileState]:
         """Files that are known, as they were seen."""
@@ -86,7 +119,7 @@ class Journal:
         rows = [(name, state.bytes, state.modified_us or 0) for name, state in files.items()]
         if not rows:
             return
-        with self._connection:
+        with self._writing(), self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany(
                 "INSERT OR REPLACE INTO file (name, bytes, modified_us, state) VALUES (?, ?, ?, 'waiting')", rows
@@ -106,38 +139,43 @@ class Journal:
 
     def note_hash(self, name: str, sha256: str) -> None:
         """Keep the hash of a file's content."""
-        self._connection.execute("UPDATE file SET sha256 = ? WHERE name = ?", [sha256, name])
+        with self._writing():
+            self._connection.execute("UPDATE file SET sha256 = ? WHERE name = ?", [sha256, name])
 
     def note_failure(self, name: str, reason: str) -> None:
         """A file has to be sent anew: its hash is forgotten, and others go first."""
-        self._connection.execute(
-            "UPDATE file SET n_failures = n_failures + 1, sha256 = NULL, reason = ? WHERE name = ?", [reason, name]
-        )
+        with self._writing():
+            self._connection.execute(
+                "UPDATE file SET n_failures = n_failures + 1, sha256 = NULL, reason = ? WHERE name = ?", [reason, name]
+            )
 
     def confirm(self, name: str, sha256: str) -> None:
         """The receiver has that content of the file; one that changed meanwhile goes on waiting."""
-        self._connection.execute(
-            "UPDATE file SET state = 'confirmed', reason = NULL, confirmed_s = ? WHERE name = ? AND sha256 = ?",
-            [time.time(), name, sha256],
-        )
+        with self._writing():
+            self._connection.execute(
+                "UPDATE file SET state = 'confirmed', reason = NULL, confirmed_s = ? WHERE name = ? AND sha256 = ?",
+                [time.time(), name, sha256],
+            )
 
     def refuse(self, name: str, reason: str) -> None:
         """The receiver does not want the file."""
-        self._connection.execute("UPDATE file SET state = 'refused', reason = ? WHERE name = ?", [reason, name])
+        with self._writing():
+            self._connection.execute("UPDATE file SET state = 'refused', reason = ? WHERE name = ?", [reason, name])
 
     def forget(self, name: str) -> bool:
         """A file is gone from the host; one that was waiting is kept as lost. Returns whether it is lost."""
-        was_waiting = self._connection.execute(
-            "UPDATE file SET state = 'lost', reason = 'gone before it was confirmed' WHERE name = ? AND state = 'waiting'",
-            [name],
-        ).rowcount
-        if not was_waiting:
-            self._connection.execute("DELETE FROM file WHERE name = ? AND state <> 'lost'", [name])
-        self._connection.execute(
-            "DELETE FROM file WHERE state = 'lost' AND name NOT IN"
-            " (SELECT name FROM file WHERE state = 'lost' ORDER BY name DESC LIMIT ?)",
-            [_MOST_LOST],
-        )
+        with self._writing():
+            was_waiting = self._connection.execute(
+                "UPDATE file SET state = 'lost', reason = 'gone before it was confirmed' WHERE name = ? AND state = 'waiting'",
+                [name],
+            ).rowcount
+            if not was_waiting:
+                self._connection.execute("DELETE FROM file WHERE name = ? AND state <> 'lost'", [name])
+            self._connection.execute(
+                "DELETE FROM file WHERE state = 'lost' AND name NOT IN"
+                " (SELECT name FROM file WHERE state = 'lost' ORDER BY name DESC LIMIT ?)",
+                [_MOST_LOST],
+            )
         return bool(was_waiting)
 
     def confirmed_beyond(self, keep_bytes: float) -> list[JournalFile]:

@@ -6,7 +6,8 @@ is finished is ``folder_watch``.
 Method. One file at a time, oldest name first, in pieces; the receiver says where to go on, so a cut line, a restart of
 either side or a kill repeats one piece at most. While the line is down the folder is watched on: the files themselves are
 the spool, no copies are made, so the agent needs no disk but its journal's. Waiting between tries is tenacity's, doubling
-with jitter. A file that arrived damaged goes to the end of the queue. Heartbeats have a thread of their own.
+with jitter. A file that arrived damaged goes to the end of the queue. Heartbeats have a thread of their own. When this host's own
+disk is full, what cannot be noted in the journal is done again later: nothing of it is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential_jitter
 
-from contimg_resources.errors import TransferError
+from contimg_resources.errors import DiskFullError, TransferError
 from contimg_resources.folder_watch import FileState, FolderWatch
 from contimg_resources.products import file_hash
 from contimg_resources.settings_agent import AgentSettings
@@ -66,8 +67,13 @@ class Agent:
         """Ship files until `stop` is set."""
         with self._beating():
             while not self.stop.is_set():
-                self.take_in()
-                if not self._ship_next():
+                try:
+                    self.take_in()
+                    is_idle = not self._ship_next()
+                except DiskFullError as error:
+                    _say_full(error)
+                    is_idle = True
+                if is_idle:
                     self.stop.wait(self.settings.poll_s)
 
     def run_once(self) -> int:
@@ -181,7 +187,10 @@ class Agent:
         error = state.outcome.exception() if state.outcome else None
         reason_code = getattr(error, "reason_code", "unreachable")
         _LOG.warning("transfer_waits", attempt=state.attempt_number, reason_code=reason_code, error=str(error))
-        self.take_in()
+        try:
+            self.take_in()
+        except DiskFullError as full:
+            _say_full(full)
 
     def _delete_surplus(self) -> None:
         """Delete confirmed files beyond what may be kept; one that changed since is not the confirmed one."""
@@ -232,6 +241,11 @@ class Agent:
             self._host.beat(beat)
         except TransferError as error:
             _LOG.warning("heartbeat_not_sent", reason_code=error.reason_code, error=str(error))
+
+
+def _say_full(error: DiskFullError) -> None:
+    """Log that our own disk is full: what could not be noted is found at the next look, and the receiver knows what it has."""
+    _LOG.error("journal_waits", reason_code=error.reason_code, error=str(error))
 
 
 def _is_worth_a_try(error: BaseException) -> bool:

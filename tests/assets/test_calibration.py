@@ -14,10 +14,13 @@ from astropy.io import fits
 from casacore import tables
 
 from contimg_assets.arrivals import observe_arrivals
+from contimg_resources.calibration_tables import read_calibration_table
+from contimg_resources.errors import SettingsError
 from contimg_resources.measurement_sets import read_measurement_set, write_flags
 from contimg_resources.store.lineage import reject_table, users_of_withdrawn_tables
 from tests.assets.conftest import SETTINGS, SmallTelescope, configure, telescope_with_bandpass
 from tests.assets.test_pipeline import failure_text
+from tests.simulated import simulate_campaign
 
 _WITHOUT_RUN = ("run_id", "code_version")
 
@@ -302,6 +305,83 @@ def test_a_catalogue_of_zero_flux_is_refused(calibrated):
     ).item()
     assert reason == "model_without_flux"
     assert all(calibrated.rows(table).equals(rows) for table, rows in before.items())
+
+
+LISTED = """
+[campaign]
+start_date = 2026-01-10
+n_days = 1
+seed = 11
+[array]
+n_antennas = 14
+max_baseline_m = 300.0
+channels_per_subband = 2
+n_integrations = 6
+[pointing]
+apparent_dec_deg = 54.57
+[[tiles]]
+name = "transit"
+ra_deg = 215.0
+[sky]
+calibrators = []
+populations = []
+[[sky.sources]]
+kind = "constant"
+source_id = "J1419+5423"
+ra_deg = 214.944
+dec_deg = 54.387
+flux_jy = 6.0
+spectral_index = -0.4
+[[sky.sources]]
+kind = "constant"
+source_id = "neighbour"
+tile = "transit"
+distance_deg = 0.7
+flux_jy = 0.5
+[instrument]
+rfi_bursts = 0.0
+gain_scatter = 0.0
+gain_drift = 0.0
+bandpass_ripple = 0.0
+bandpass_drift = 0.0
+"""
+"""One transit at +54.57 deg of a source that no primary list has, through dishes whose gain is 0.1."""
+
+
+def test_a_listed_calibrator_gives_the_bandpass_and_its_flux_scale(tmp_path, monkeypatch):
+    """From raw files to the table: the transit is recognised, the gains are true within 2 %, and metadata say by which flux."""
+    campaign = simulate_campaign(tmp_path, LISTED)
+    for name in (*SETTINGS, "CONTIMG_CALIBRATORS", "CONTIMG_CALIBRATOR_LIST"):
+        monkeypatch.setenv(name, "")
+    configure(tmp_path, campaign, campaign / "incoming")
+    rows = "name,ra_deg,dec_deg,flux_jy,reference_frequency_hz,spectral_index\nJ1419+5423,214.944,54.387,6,1.4e9,-0.4\n"
+    (tmp_path / "calibrators.csv").write_text(rows)
+    monkeypatch.setenv("CONTIMG_CALIBRATORS", "3C286, J1419+5423")
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = SmallTelescope(tmp_path, instance)
+        with pytest.raises(SettingsError, match=r"CONTIMG_CALIBRATORS.*got J1419\+5423"):
+            observe_arrivals(made.observatory)
+        assert made.observatory.store.query("SELECT count(*) FROM observation").item() == 0
+        monkeypatch.setenv("CONTIMG_CALIBRATOR_LIST", str(tmp_path / "calibrators.csv"))
+        observe_arrivals(made.observatory)
+        [(transit, calibrator)] = made.observatory.store.query(
+            "SELECT partition_key, calibrator FROM observation"
+        ).rows()
+        assert calibrator == "J1419+5423"
+        assert made.run("catalogue_job").success
+        assert made.run("observation_job", transit, ["measurement_set"]).success
+        result = made.run("bandpass_job", transit[:10])
+        assert result.success
+        shown = metadata_of(result, "bandpass_table")
+        assert (shown["calibrator"], shown["status"]) == ("J1419+5423", "active")
+        assert shown["flux_model"] == "listed: 6 Jy at 1.4 GHz, spectral index -0.4"
+        solved = read_calibration_table(table_rows(made, "B", transit[:10])["path"].item())
+        assert np.median(np.abs(solved["gains"][~solved["flags"]])) == pytest.approx(0.1, rel=0.02)
+        (tmp_path / "calibrators.csv").write_text(rows.replace(",6,", ",5,"))
+        result = made.run("bandpass_job", transit[:10])
+        assert metadata_of(result, "bandpass_table")["flux_model"].startswith("listed: 5 Jy")
+        solved = read_calibration_table(table_rows(made, "B", transit[:10])["path"][0])
+        assert np.median(np.abs(solved["gains"][~solved["flags"]])) == pytest.approx(0.1 * np.sqrt(6 / 5), rel=0.02)
 
 
 def test_a_day_without_calibrator_has_no_bandpass(telescope, monkeypatch):

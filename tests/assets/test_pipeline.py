@@ -74,7 +74,7 @@ def test_everything_is_made_and_can_be_made_again(telescope):
 
 
 def test_fluxes_are_true(telescope, small_campaign: Path):
-    """Sources above 20 sigma come out within 6 % of the truth in one small observation, and pulls are near one."""
+    """Sources above 20 sigma come out within 6 % of the truth in one small observation; the median pull of all is below one."""
     make_everything(telescope)
     truth = pl.read_parquet(small_campaign / "truth" / "truth_sources.parquet")
     measured = (

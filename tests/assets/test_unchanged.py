@@ -122,6 +122,13 @@ def change_catalogue(telescope: SmallTelescope) -> None:
     products.write_parquet("reference_catalogue", None, catalogue.with_columns(pl.col("flux_jy") * 1.001))
 
 
+def list_a_calibrator(telescope: SmallTelescope) -> None:
+    """A calibrator list, which may replace a source of the catalogue."""
+    path = telescope.root / "calibrators.csv"
+    path.write_text("name,ra_deg,dec_deg,flux_jy,reference_frequency_hz,spectral_index\nJ1,80.5,16.5,1,1.4e9,-0.7\n")
+    setting("CALIBRATOR_LIST", str(path))(telescope)
+
+
 def solve_another_bandpass(telescope: SmallTelescope) -> None:
     """A bandpass of the same transit with one antenna less."""
     transit, _ = telescope.partitions()
@@ -206,6 +213,7 @@ CHANGES: dict[str, tuple[Callable[[SmallTelescope], None], list[str]]] = {
     "imaging changed": (setting("IMAGING__ROBUST", "0.4"), ["continuum_image"]),
     "flag of the day's science changed": (setting("FEATURE_FLUX_SCALE", "catalogue:50"), []),
     "catalogue changed": (change_catalogue, ["bandpass_table", *CHAIN[1:]]),
+    "calibrator listed": (list_a_calibrator, READS_TABLES),
     "bandpass rejected": (reject_bandpass, READS_TABLES),
     "bandpass damaged": (damage_bandpass, READS_TABLES),
     "measurement set edited": (edit_measurement_set, CHAIN[:3]),

@@ -92,11 +92,11 @@ def shipped_configuration(folder: Path, ports: dict[str, int]) -> Path:
     folder : Path
         Takes the place of /etc/contimg/nginx; certificate, passwords and operators are made in it.
     ports : dict
-        What listens where: ``tls``, ``plain``, ``dagster``, ``guests``, ``portal``.
+        What listens where: ``tls``, ``plain``, ``dagster``, ``guests``, ``portal``, ``ingest``.
     """
     shipped = PROJECT / "deploy" / "nginx"
     upstreams = (shipped / "upstreams.conf").read_text()
-    for name, port in (("dagster", 3000), ("guests", 3001), ("portal", 8000)):
+    for name, port in (("dagster", 3000), ("guests", 3001), ("portal", 8000), ("ingest", 8100)):
         upstreams = _replaced(upstreams, f"127.0.0.1:{port}", f"127.0.0.1:{ports[name]}")
     (folder / "upstreams.conf").write_text(upstreams)
     shutil.copy(shipped / "operators.map.example", folder / "operators.map")
@@ -168,16 +168,18 @@ def wait_for(ask: str, process: subprocess.Popen[bytes], log: Path, tls: ssl.SSL
 @contextmanager
 def proxied_platform(folder: Path, portal_port: int) -> Iterator[Proxied]:
     """Start everything but the portal, which listens already."""
-    for tool, package in (("nginx", "nginx"), ("openssl", "openssl")):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: apt-get install {package}")
+    _require_tools()
     home = folder / "dagster"
     python = str(Path(sys.executable).parent / "python")
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    environment = plain | {"PYTHONPATH": str(PROJECT), "CONTIMG_DATA": str(folder / "data"), "DAGSTER_HOME": str(home)}
+    environment = _plain_environment() | {
+        "PYTHONPATH": str(PROJECT),
+        "CONTIMG_DATA": str(folder / "data"),
+        "DAGSTER_HOME": str(home),
+    }
     environment["PYTHONWARNINGS"] = "ignore"
     subprocess.run([PROJECT / "scripts" / "dagster_home.sh", home], env=environment, check=True, capture_output=True)
-    ports = {name: free_port() for name in ("tls", "plain", "code", "dagster", "guests")} | {"portal": portal_port}
+    ports = {name: free_port() for name in ("tls", "plain", "code", "dagster", "guests", "ingest")}
+    ports["portal"] = portal_port
     environment |= {"CONTIMG_CODE_HOST": "127.0.0.1", "CONTIMG_CODE_PORT": str(ports["code"])}
     code = [python, "-m", "dagster", "api", "grpc", "--module-name", "contimg_assets.definitions"]
     code += ["--host", "127.0.0.1", "--port", str(ports["code"]), "--location-name", "contimg"]
@@ -192,13 +194,38 @@ def proxied_platform(folder: Path, portal_port: int) -> Iterator[Proxied]:
         }
         for name, process in servers.items():
             wait_for(f"http://127.0.0.1:{ports[name]}/dagster/server_info", process, folder / f"{name}.log")
-        wrapper = shipped_configuration(folder, ports)
-        nginx = stack.enter_context(
-            started([str(shutil.which("nginx")), "-p", str(folder), "-c", str(wrapper)], plain, folder / "nginx.log")
-        )
+        tls = stack.enter_context(_nginx(folder, ports))
+        yield Proxied(ports["tls"], ports["plain"], home, tls)
+
+
+@contextmanager
+def proxied_receiver(folder: Path, ingest_port: int) -> Iterator[Proxied]:
+    """Start nginx alone, before a receiver of raw files that listens already."""
+    _require_tools()
+    ports = {name: free_port() for name in ("tls", "plain", "dagster", "guests", "portal")} | {"ingest": ingest_port}
+    with _nginx(folder, ports) as tls:
+        yield Proxied(ports["tls"], ports["plain"], folder, tls)
+
+
+@contextmanager
+def _nginx(folder: Path, ports: dict[str, int]) -> Iterator[ssl.SSLContext]:
+    """Run nginx with the shipped configuration; gives what knows its certificate."""
+    wrapper = shipped_configuration(folder, ports)
+    command = [str(shutil.which("nginx")), "-p", str(folder), "-c", str(wrapper)]
+    with started(command, _plain_environment(), folder / "nginx.log") as nginx:
         tls = ssl.create_default_context(cafile=folder / "tls.crt")
         wait_for(f"https://localhost:{ports['tls']}/health/live", nginx, folder / "nginx.log", tls)
-        yield Proxied(ports["tls"], ports["plain"], home, tls)
+        yield tls
+
+
+def _plain_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
+def _require_tools() -> None:
+    for tool in ("nginx", "openssl"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: apt-get install {tool}")
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,16 +6,24 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import dagster as dg
+import psycopg2
 import pytest
+import redis
+import yaml
 from celery import concurrency
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
+from dagster._utils.tags import TagConcurrencyLimitsCounter
+from sqlalchemy.engine import make_url
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
@@ -27,6 +35,7 @@ from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
 from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_cluster import ClusterSettings
+from contimg_sensors.gates import WORK_TAG, Work
 from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
 
 LOST_AFTER_S = 2.0
@@ -191,10 +200,15 @@ def test_a_run_that_cannot_be_handed_over_goes_back_into_the_queue(
 
 
 def test_instance_limits_and_watches(services: Services, instance: dg.DagsterInstance) -> None:
-    """deploy/dagster.yaml limits days, mosaics, backlog and backfills, retries lost processes only, and sends nothing home."""
+    """deploy/dagster.yaml limits days, mosaics, kinds of work and backfills, retries lost processes only, and tells nobody."""
     queue = instance.get_concurrency_config().run_queue_config
     limited = {(limit["key"], limit.get("value")) for limit in queue.tag_concurrency_limits}
-    assert {("contimg/cadence", "day"), ("contimg/work", "backlog"), ("dagster/backfill", None)} <= limited
+    assert limited == {
+        ("contimg/cadence", "day"),
+        ("contimg/cadence", "hour"),
+        *(("contimg/work", work) for work in get_args(Work)),
+        ("dagster/backfill", None),
+    }
     assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
     assert instance.run_monitoring_enabled
     assert instance.run_monitoring_max_resume_run_attempts == 0
@@ -202,6 +216,23 @@ def test_instance_limits_and_watches(services: Services, instance: dg.DagsterIns
     assert not instance.run_retries_retry_on_asset_or_op_failure
     assert not instance.telemetry_enabled
     assert instance.get_tick_retention_settings(dg._core.definitions.run_request.InstigatorType.SENSOR)
+
+
+@pytest.mark.parametrize("heap", get_args(Work))
+@pytest.mark.parametrize("other", get_args(Work))
+def test_no_heap_of_one_kind_of_work_takes_all_slots(project_root: Path, heap: str, other: str) -> None:
+    """By Dagster's own counter: however many runs of one kind go first, the others have a quarter of the slots."""
+    runs = yaml.safe_load((project_root / "deploy" / "dagster.yaml").read_text())["concurrency"]["runs"]
+    counter = TagConcurrencyLimitsCounter(runs["tag_concurrency_limits"], [])
+    slots = runs["max_concurrent_runs"]
+    launched: list[str] = []
+    for work in [heap] * 100 + [other] * 100:
+        run = dg.DagsterRun(job_name="observation_job", tags={WORK_TAG: work})
+        if len(launched) < slots and not counter.is_blocked(run):
+            counter.update_counters_with_launched_item(run)
+            launched.append(work)
+    assert 0 < launched.count(heap) <= slots * 3 // 4
+    assert launched.count(other) >= slots // 4
 
 
 def test_passwords_are_the_owners_only(services: Services) -> None:
@@ -215,6 +246,87 @@ def test_passwords_are_the_owners_only(services: Services) -> None:
     with dg.DagsterInstance.get() as instance:
         assert password not in str(instance.get_ref().to_dict())
     assert password not in repr(ClusterSettings(broker_url=broker_url(load_settings().cluster)))
+
+
+def test_the_owner_of_the_database_in_containers_owns_it_and_nothing_else(
+    services: Services, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script of the PostgreSQL image makes a role that is no superuser, and Dagster's instance works as that role."""
+    cluster = load_settings().cluster
+    server = make_url(postgres_url(cluster))
+    superuser = {"host": server.host, "port": server.port, "user": server.username, "password": server.password}
+    with closing(psycopg2.connect(**superuser, dbname="postgres")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE observatory")
+    password = "it's a \\ secret"  # noqa: S105 (of this test only)
+    (tmp_path / "password").write_text(f"{password}\n")
+    subprocess.run(
+        ["/bin/bash", project_root / "deploy" / "postgres" / "create-owner.sh"],
+        env={
+            "PATH": os.environ["PATH"],
+            "PGHOST": server.host,
+            "PGPORT": str(server.port),
+            "PGPASSWORD": server.password,
+            "POSTGRES_USER": server.username,
+            "POSTGRES_DB": "observatory",
+            "OWNER_PASSWORD_FILE": str(tmp_path / "password"),
+        },
+        check=True,
+    )
+    owner = server.set(username="observatory", password=password, database="observatory")
+    with closing(
+        psycopg2.connect(**superuser | {"user": owner.username, "password": owner.password}, dbname="observatory")
+    ) as c:
+        cursor = c.cursor()
+        cursor.execute(
+            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles WHERE rolname = current_user"
+        )
+        assert cursor.fetchall() == [(False, False, False, False)]
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+    monkeypatch.setenv("CONTIMG_CLUSTER__POSTGRES_URL", owner.render_as_string(hide_password=False))
+    with dg.DagsterInstance.get() as instance:
+        assert dg.materialize([image], instance=instance).success
+        assert instance.get_latest_materialization_event(image.key) is not None
+
+
+def test_who_only_looks_needs_no_broker(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the broker's URL an instance opens, tells about its launcher and runs, and neither starts nor ends one."""
+    monkeypatch.delenv("CONTIMG_CLUSTER__BROKER_URL_FILE")
+    with dg.DagsterInstance.get() as guests:
+        assert "QueueRunLauncher" in guests.info_str()
+        run = guests.create_run_for_job(
+            dg.define_asset_job("j").resolve(asset_graph=dg.Definitions([image]).resolve_asset_graph())
+        )
+        assert guests.run_launcher.check_run_worker_health(run).status == WorkerStatus.UNKNOWN
+        for use in (
+            guests.run_launcher.terminate,
+            lambda run_id: guests.run_launcher.launch_run(LaunchRunContext(run, None)),
+        ):
+            with pytest.raises(SettingsError, match="CONTIMG_CLUSTER__BROKER_URL"):
+                use(run.run_id)
+        guests.delete_run(run.run_id)
+
+
+@pytest.mark.parametrize("password", [None, "", "a-guess"])
+def test_services_refuse_whoever_has_not_the_password(services: Services, password: str | None) -> None:
+    """Neither PostgreSQL nor Redis answers a client without its password, whatever name it gives; with it both do."""
+    cluster = load_settings().cluster
+    address, broker = make_url(postgres_url(cluster)), make_url(broker_url(cluster))
+    place = {"host": address.host, "port": address.port}
+    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    for user in (address.username, "postgres", "nobody"):
+        for database in (address.database, "postgres", "template1"):
+            with pytest.raises(psycopg2.OperationalError, match="password"):
+                psycopg2.connect(**place, user=user, dbname=database, password=password, passfile="/dev/null")
+    with closing(redis.Redis(broker.host, broker.port, password=password, retry=once)) as client:
+        for question in (client.ping, client.info, client.dbsize, lambda: client.lpush("image", "a task")):
+            with pytest.raises(redis.exceptions.AuthenticationError):
+                question()
+    with closing(psycopg2.connect(**place, user=address.username, dbname=address.database, password=address.password)):
+        pass
+    with closing(redis.Redis(broker.host, broker.port, password=broker.password)) as client:
+        assert client.ping()
 
 
 @pytest.mark.parametrize(

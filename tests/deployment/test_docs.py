@@ -126,3 +126,16 @@ def test_every_reason_code_has_an_entry():
         "out_of_memory"
     }
     assert codes - _first_cells("reason-codes.md") == set()
+
+
+def test_hosts_are_installed_with_what_their_instance_imports():
+    """The pages for several hosts name targets that exist, and the one that installs the extras of deploy/dagster.yaml."""
+    makefile = (PROJECT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))
+    for name in ("deployment.md", "deployment-cluster.md"):
+        text = (PROJECT / "docs" / name).read_text()
+        named = set(re.findall(r"[`(&^\n ]make (?:-C \S+ )?(install[a-z-]*)", text))
+        assert named == {"install-cluster"}
+        assert named <= targets
+    [recipe] = re.findall(r"^install-cluster:.*\n\t(.*)", makefile, re.MULTILINE)
+    assert recipe == "scripts/install.sh cluster,storage"

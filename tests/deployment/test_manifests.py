@@ -13,7 +13,8 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[2]
 DEPLOY = PROJECT / "deploy"
 KUBERNETES = "1.33"
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+JOBS = DEPLOY / "kubernetes" / "runs-as-jobs"
+MANIFESTS = [*sorted((DEPLOY / "kubernetes").glob("*.yaml")), JOBS / "rights.yaml", JOBS / "network.yaml"]
 PODS = {"Deployment", "StatefulSet"}
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 INSTALLED = "/opt/contimg/.venv/bin"
@@ -68,7 +69,8 @@ def test_kubernetes_objects_refer_to_what_there_is():
     }
     kustomized = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())
     generated = {made["name"]: made["files"] for made in kustomized["configMapGenerator"]}
-    listed = {DEPLOY / name for name in kustomized["resources"]} | {DEPLOY / "kubernetes" / "runs-as-jobs.yaml"}
+    component = yaml.safe_load((JOBS / "kustomization.yaml").read_text())
+    listed = {DEPLOY / name for name in kustomized["resources"]} | {JOBS / name for name in component["resources"]}
     assert listed == set(MANIFESTS)
     pods = {o["metadata"]["name"] for o in objects if o["kind"] in PODS}
     text = "\n".join(path.read_text() for path in MANIFESTS)
@@ -103,16 +105,73 @@ def test_pods_can_do_little(found):
 
 
 def test_runs_as_jobs_are_what_dagster_k8s_takes():
-    """The alternative launcher's configuration is valid by dagster-k8s's own schema."""
+    """The alternative instance differs in its launcher only, whose configuration is valid by dagster-k8s's own schema."""
     import dagster as dg
     from dagster._config import process_config
     from dagster_k8s import K8sRunLauncher
 
-    maps = [o for o in _objects(DEPLOY / "kubernetes" / "runs-as-jobs.yaml") if o["kind"] == "ConfigMap"]
-    launcher = yaml.safe_load(maps[0]["data"]["run_launcher.yaml"])
+    instance = yaml.safe_load((JOBS / "dagster.yaml").read_text())
+    launcher = instance["run_launcher"]
+    assert instance | {"run_launcher": None} == yaml.safe_load((DEPLOY / "dagster.yaml").read_text()) | {
+        "run_launcher": None
+    }
     assert (launcher["module"], launcher["class"]) == ("dagster_k8s", "K8sRunLauncher")
     result = process_config(dg.Field(K8sRunLauncher.config_type()).config_type, launcher["config"])
     assert result.success, result.errors
+    [secret] = [volume["secret"] for volume in launcher["config"]["volumes"] if "secret" in volume]
+    assert [item["key"] for item in secret["items"]] == ["postgres_url"], "a run needs no other"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["workers", "jobs"])
+def applied(request, tmp_path_factory):
+    """What `kubectl apply -k deploy` applies, with and without the component whose line is commented out."""
+    folder = tmp_path_factory.mktemp("kustomized") / "deploy"
+    shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("secrets"))
+    if request.param:
+        text = (folder / "kustomization.yaml").read_text()
+        changed = text.replace("# components: [kubernetes/runs-as-jobs]", "components: [kubernetes/runs-as-jobs]")
+        assert changed != text
+        (folder / "kustomization.yaml").write_text(changed)
+    command = [_tool("kubectl", "kubernetes-client"), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return request.param, [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def test_what_is_applied_follows_the_schemas(applied):
+    """Kustomize's result, patches included, is valid by the strict schemas."""
+    for found in applied[1]:
+        kubernetes_validate.validate(found, KUBERNETES, strict=True)
+
+
+def test_those_that_launch_runs_may_and_nobody_else(applied):
+    """With runs as jobs daemon and operators' server have token, rights and a way to the API server, and there is no worker."""
+    is_jobs, objects = applied
+    pods = {o["metadata"]["name"]: o["spec"]["template"] for o in objects if o["kind"] in PODS}
+    launching = {"daemon", "dagster"} if is_jobs else set()
+    assert {name for name, pod in pods.items() if pod["spec"]["automountServiceAccountToken"]} == launching
+    assert ({"worker", "store-worker"} & set(pods) == set()) is is_jobs
+    [instance] = [o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "contimg-instance"]
+    launcher = yaml.safe_load(instance["data"]["dagster.yaml"])["run_launcher"]
+    assert (launcher["class"] == "K8sRunLauncher") is is_jobs
+    policies = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy"]
+    ways = [
+        way for way in policies if any(port["port"] == 6443 for rule in way.get("egress", []) for port in rule["ports"])
+    ]
+    selected = [way["podSelector"]["matchLabels"].items() for way in ways]
+    led = {
+        name for name, pod in pods.items() if any(chosen <= pod["metadata"]["labels"].items() for chosen in selected)
+    }
+    assert led == launching
+    if not is_jobs:
+        return
+    accounts = {pods[name]["spec"]["serviceAccountName"] for name in launching}
+    [binding] = [o for o in objects if o["kind"] == "RoleBinding"]
+    assert accounts == {subject["name"] for subject in binding["subjects"]} == {"contimg-runs"}
+    [role] = [o for o in objects if o["kind"] == "Role"]
+    rights = {(what, verb) for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
+    asked = {("jobs", "create"), ("jobs", "delete"), ("jobs/status", "get"), ("pods", "list"), ("pods", "delete")}
+    assert asked | {("pods/log", "get"), ("events", "list")} <= rights
 
 
 def test_compose_services_can_do_little(composed):
@@ -185,3 +244,32 @@ def test_the_container_is_not_root_and_copies_what_there_is():
     missing = [name for names in copied for name in names if not (PROJECT / name).exists()]
     assert [name for name in missing if name != "deploy/dagster.yaml"] == []
     assert not any(word in line.upper() for line in lines for word in ("PASSWORD", "TOKEN", "SECRET"))
+
+
+def test_guests_and_the_receiver_know_no_more_than_they_use(composed):
+    """Guests' Dagster knows no broker, the receiver of raw files neither broker nor database, whatever starts them."""
+    allowed = {"dagster-guests": {"postgres_url"}, "ingest": {"contimg_agent__token"}}
+    pods = {o["metadata"]["name"]: o["spec"]["template"] for o in _all_objects() if o["kind"] in PODS}
+    for name, secrets in allowed.items():
+        assert {secret["source"] for secret in composed["services"][name]["secrets"]} == secrets
+        assert "BROKER" not in str(composed["services"][name]["environment"])
+        assert "BROKER" not in str(pods[name]["spec"])
+        assert "envFrom" not in pods[name]["spec"]["containers"][0], "the common settings name the broker's file"
+        volumes = pods[name]["spec"]["volumes"]
+        [items] = [volume["secret"]["items"] for volume in volumes if "secret" in volume]
+        assert {item["key"] for item in items} == secrets
+    for unit, secrets in {"contimg-dagster-guests": {"postgres_url"}, "contimg-receiver": allowed["ingest"]}.items():
+        text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+        assert set(re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE)) == secrets
+
+
+def test_the_platforms_role_is_no_superuser(composed):
+    """PostgreSQL's superuser is another one than the role in the platform's URL, and its password is the server's only."""
+    variables = composed["services"]["postgres"]["environment"]
+    assert (variables["POSTGRES_USER"], variables["POSTGRES_DB"]) == ("postgres", "contimg")
+    who = [name for name, service in composed["services"].items() if "postgres_password" in str(service.get("secrets"))]
+    assert who == ["postgres"]
+    assert "create-owner.sh" in str(composed["services"]["postgres"]["volumes"])
+    databases = (DEPLOY / "kubernetes" / "databases.yaml").read_text()
+    assert "{ name: POSTGRES_USER, value: postgres }" in databases
+    assert "mountPath: /docker-entrypoint-initdb.d" in databases

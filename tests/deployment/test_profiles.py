@@ -38,6 +38,17 @@ def test_a_profile_loads_and_holds_no_secret(name, monkeypatch):
     assert loaded.log_format == ("console" if name == "dev" else "json")
 
 
+def test_a_file_sets_the_secret_of_a_section(secrets, monkeypatch):
+    """The name of the variable in small letters is the name of the file, within sections too; other settings of it stay."""
+    (secrets / "contimg_agent__token").write_text("a-token-of-agents\n")
+    (secrets / "broker_url").write_text("redis://host")
+    monkeypatch.setenv("CONTIMG_AGENT__CHUNK_MB", "3")
+    loaded = load_settings()
+    assert loaded.agent.token.get_secret_value() == "a-token-of-agents"
+    assert loaded.agent.chunk_mb == 3
+    assert loaded.portal_token.get_secret_value() == TOKEN
+
+
 def test_secrets_come_from_files(secrets, monkeypatch):
     """A file of the folder sets its field; the environment wins over it; nothing prints it."""
     loaded = load_settings()

@@ -3,21 +3,29 @@
 import json
 import shutil
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
 import websockets.sync.client
 from graphql import build_client_schema, get_introspection_query
+from pydantic import SecretStr
 from websockets.exceptions import InvalidStatus
 
+from contimg_resources.folder_watch import FolderWatch
 from contimg_resources.products import Products
 from contimg_resources.settings import Settings
+from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.store.connection import Store
+from contimg_resources.transfers.delivery import IngestHost
+from contimg_resources.transfers.journal import Journal
+from contimg_resources.transfers.shipping import Agent
 from tests.deployment.mutations import mutation_requests
-from tests.deployment.proxied import PROJECT, proxied_platform, shipped_configuration
+from tests.deployment.proxied import PROJECT, free_port, proxied_platform, proxied_receiver, shipped_configuration
 from tests.portal.conftest import CANDIDATE, fill_store
 from tests.portal.serving import serve
+from tests.transfers.stations import TOKEN as AGENTS_TOKEN
+from tests.transfers.stations import await_receiver, environment, hashes_of, running, write_files
 
 pytestmark = pytest.mark.timeout(900)  # everything is started within the first test
 
@@ -159,7 +167,7 @@ def test_the_shipped_configuration_is_valid(tmp_path):
     nginx = shutil.which("nginx")
     if nginx is None:
         pytest.skip("nginx is not installed: apt-get install nginx")
-    ports = {"tls": 443, "plain": 80, "dagster": 3000, "guests": 3001, "portal": 8000}
+    ports = {"tls": 443, "plain": 80, "dagster": 3000, "guests": 3001, "portal": 8000, "ingest": 8100}
     wrapper = shipped_configuration(tmp_path, ports)
     done = subprocess.run([nginx, "-t", "-p", tmp_path, "-c", wrapper], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -294,6 +302,51 @@ def test_operators_change_dagster(platform, operator, mutations):
         assert operator.post(f"/dagster/{report}/measurement_set", json=fields).status_code == 200
         assert platform.instance_state() != state
         state = platform.instance_state()
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    """`contimg agent receive` as a process, and nginx before it."""
+    data, port = tmp_path / "ingest", free_port()
+    with running(["agent", "receive", "--port", str(port)], environment(data), tmp_path / "receiver.log"):
+        await_receiver(port)
+        (tmp_path / "nginx").mkdir()
+        with proxied_receiver(tmp_path / "nginx", port) as proxied:
+            yield proxied, data / "incoming"
+
+
+def test_agents_ship_files_through_the_proxy(receiver, tmp_path, monkeypatch):
+    """A file of several pieces and a heartbeat arrive whole; a wrong token, none, or a person's password do not open the way."""
+    proxied, incoming = receiver
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nginx" / "tls.crt"))
+    sent = write_files(tmp_path / "node01", 1, 20_000_000)
+    for token, n_waiting in (("a-wrong-token", 1), (AGENTS_TOKEN, 0)):
+        url = f"https://localhost:{proxied.port}"
+        settings = AgentSettings(url=url, token=SecretStr(token), host="node01", retry_max_s=0.1)
+        with closing(Journal(tmp_path / "journal.sqlite")) as journal, IngestHost(settings) as host:
+            agent = Agent(settings, FolderWatch(tmp_path / "node01", settle_s=0.0), journal, host)
+            assert agent.run_once() == n_waiting
+        assert hashes_of(incoming) == ({} if n_waiting else sent)
+    # nginx warns when it puts what it forwards onto its own disk first.
+    assert "temporary file" not in (tmp_path / "nginx" / "error.log").read_text()
+
+
+def test_the_way_of_agents_is_theirs_only(receiver):
+    """Without the agents' token nothing is sent on; no piece is too large; nothing but their paths is there."""
+    proxied, incoming = receiver
+    path, piece = "/agents/v1/files/2026-02-20T06:01:00_sb00.hdf5", b"x" * 1_000_000
+    with proxied.client() as anybody, proxied.client("alice") as operator:
+        for method in ("GET", "PUT"):
+            assert anybody.request(method, path, content=piece).status_code == 401
+            assert operator.request(method, path, content=piece).status_code == 401
+        assert anybody.put(path, content=piece, headers={"Authorization": "Bearer a-guess"}).status_code == 403
+        known = {"Authorization": f"Bearer {AGENTS_TOKEN}"}
+        assert anybody.put(path, content=piece, headers=known).json()["reason_code"] == "corrupted_request"
+        assert anybody.put(path, content=b"x" * 70_000_000, headers=known).status_code == 413
+        assert anybody.delete(path, headers=known).status_code == 403
+        for other in ("/agents/v1/../../health/live/x", "/agents/", "/agents/v1/../../openapi.json", "/openapi.json"):
+            assert anybody.get(other, headers=known).status_code == 401
+    assert hashes_of(incoming) == {}
 
 
 def test_containers_have_the_same_upstreams():

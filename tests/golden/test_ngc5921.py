@@ -2,6 +2,11 @@
 
 The data come with the package ``casadata`` (an archival VLA observation of 1995, the CASA tutorial's); the expected
 numbers are those that CASA itself gives on it (``shared/data/README.md``).
+
+CASA's rms and faint fluxes depend on how deeply noise is cleaned. Measured with tclean on CASA's own calibration, robust 0
+(beam 51.1" x 47.0"; robust 0.5 gives 58" x 50"): 500 components without a mask 0.63 mJy, third source 12.9 mJy; 2000 without a
+mask 0.41 mJy, 12.7 mJy; with its automatic mask 0.75 mJy, 13.1 mJy. Ours, masked, has 0.68 mJy and 13.6 +- 0.7 mJy. The limits
+on these two therefore stay wider than on the rest.
 """
 
 import json
@@ -31,6 +36,9 @@ SOURCES = [
     (230.6925, 5.3028, 6.5, 18.4),
 ]
 RMS_MJY = 0.62
+AGREEING = {"apparent": (0, 1, 3, 4), "corrected": (1, 3, 4)}
+"""Sources within 3 % or one sigma of CASA's numbers. The third is 6 % above (see above); the first, corrected, 3.4 %, by the two
+models of the VLA's primary beam: CASA's is 0.928 there, the Airy pattern of 25 m 0.911."""
 
 
 def succeed(command, *arguments):
@@ -55,13 +63,13 @@ def calibrated_ms(casa, tmp_path_factory):
         calibrate, folder / "n.ms", "--field", "0", "--model", "3C286", "--transfer-to", "1", "--refant", "15",
         "--bandpass", folder / "b.cal", "--gain", folder / "g.cal", "--apply",
     )  # fmt: skip
-    assert report["fields"][1]["flux_jy"] == pytest.approx(FLUX_OF_1445_JY, rel=0.02)
+    assert report["fields"][1]["flux_jy"] == pytest.approx(FLUX_OF_1445_JY, rel=0.005)
     return folder / "n.ms"
 
 
 @pytest.mark.parametrize(
     ("field", "flux_jy", "tolerance"),
-    [("0", FLUX_OF_3C286_JY, 0.01), ("1", FLUX_OF_1445_JY, 0.02)],
+    [("0", FLUX_OF_3C286_JY, 0.003), ("1", FLUX_OF_1445_JY, 0.005)],
     ids=["3C286", "1445"],
 )
 def test_calibrators_have_their_flux_densities(calibrated_ms, tmp_path, field, flux_jy, tolerance):
@@ -113,6 +121,9 @@ def test_continuum_sources_of_the_target_are_found(calibrated_ms, tmp_path):
         error_mjy = 1e3 * measured["peak_flux_err_jy_beam"].to_numpy()
         # Another deconvolution of the same noise: 3 % for the beam model and calibration, and two sigma.
         assert (np.abs(flux_mjy - expected_mjy) < 0.03 * expected_mjy + 2.0 * error_mjy).all(), (name, flux_mjy)
+        chosen = list(AGREEING[name])
+        within = np.maximum(0.03 * expected_mjy, error_mjy)[chosen]
+        assert (np.abs(flux_mjy - expected_mjy)[chosen] < within).all(), (name, flux_mjy)
         assert (flux_mjy > 8.0 * error_mjy).all()
     restored = read_image(folder / "full_image.fits")
     for x, y in zip(*restored["wcs"].wcs_world2pix(ra, dec, 0), strict=True):

@@ -1,8 +1,11 @@
 """Products in their home, a folder or a real S3 server: whole or absent for every reader, verified, resumed after a kill."""
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 import numpy as np
 import polars as pl
@@ -19,6 +22,8 @@ from tests.transfers.stations import wait_until
 
 KEY = "2026-02-20T06:00"
 ASSET = "continuum_image"
+LARGE_BYTES = 25_500_000
+"""Three parts of 8 MiB, which are sent at once, and a short one, which is there first."""
 
 
 def make_images(products, seed, n_bytes=9_000_000):
@@ -145,6 +150,21 @@ def test_manifest_that_leads_elsewhere_is_refused(tmp_path, products, elsewhere)
         home.fetch(elsewhere, "quality_report", "2026-02-20")
 
 
+def begin_to_publish(home, products):
+    """A thread that publishes, and the list that takes its error if it fails."""
+    failures = []
+
+    def publish():
+        try:
+            home.publish(products, ASSET, KEY)
+        except TransferError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    return thread, failures
+
+
 def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s3_url, products, elsewhere):
     """Killed while the second version is on its way: readers see the first whole until the second is; the upload ends well."""
     line = BadLine(("127.0.0.1", swift.port), bytes_per_s=8e6)
@@ -154,16 +174,7 @@ def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s
         first = make_images(products, 1)
         reader.publish(products, ASSET, KEY)
         second = make_images(products, 2)
-        failures = []
-
-        def publish():
-            try:
-                writer.publish(products, ASSET, KEY)
-            except TransferError as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=publish)
-        thread.start()
+        thread, failures = begin_to_publish(writer, products)
         wait_until(lambda: line.n_passed > 4_000_000)
         swift.kill()
         passed = line.n_passed
@@ -183,6 +194,89 @@ def test_server_killed_in_the_middle_of_an_upload_shows_no_half_product(swift, s
         assert len(objects(reader)) == 5
     finally:
         line.close()
+
+
+def unfinished_uploads(home):
+    """Uploads in parts that were begun in the bucket and neither ended nor given up."""
+    answer = home._fs.call_s3("list_multipart_uploads", Bucket=home._root.split("/")[0])
+    return answer.get("Uploads", [])
+
+
+def taken_parts(home):
+    """Parts that the server has of all unfinished uploads."""
+    with suppress(OSError):
+        return sum(
+            len(
+                home._fs.call_s3("list_parts", Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"]).get(
+                    "Parts", []
+                )
+            )
+            for bucket in [home._root.split("/")[0]]
+            for item in unfinished_uploads(home)
+        )
+    return 0
+
+
+def test_server_killed_between_the_parts_of_an_upload_shows_no_half_product(swift, s3_url, products, elsewhere):
+    """Killed when it has one part of four: the version before stays, the upload begins anew, what is left of the first is ended."""
+    line = BadLine(("127.0.0.1", swift.port), bytes_per_s=3e6)
+    try:
+        writer = ProductHome(s3_url, endpoint_url=line.url)
+        reader = ProductHome(s3_url, endpoint_url=swift.url)
+        first = make_images(products, 1, n_bytes=1000)
+        reader.publish(products, ASSET, KEY)
+        second = make_images(products, 2, n_bytes=LARGE_BYTES)
+        thread, failures = begin_to_publish(writer, products)
+        wait_until(lambda: taken_parts(reader) > 0)
+        assert 1 <= taken_parts(reader) < 4
+        swift.kill()
+        line.bytes_per_s = 1e9
+        time.sleep(2.0)
+        swift.start()
+        reader.fetch(elsewhere, ASSET, KEY)
+        assert snapshot(elsewhere) == first
+        thread.join(200)
+        assert not thread.is_alive()
+        assert failures == []
+        reader.fetch(elsewhere, ASSET, KEY)
+        assert snapshot(elsewhere) == second
+        assert len(objects(reader)) == 5
+        assert unfinished_uploads(reader) == []
+    finally:
+        line.close()
+
+
+PUBLISH = (
+    "import sys; from pathlib import Path; from contimg_resources.product_home import ProductHome; "
+    "from contimg_resources.products import Products; "
+    "ProductHome(sys.argv[1], endpoint_url=sys.argv[2]).publish(Products(Path(sys.argv[3])), *sys.argv[4:])"
+)
+
+
+def test_upload_of_a_killed_process_is_ended_when_it_is_old(swift, s3_url, products, elsewhere):
+    """What a killed publisher left shows nothing and is repeated whole; its parts go when they are old, not before."""
+    line = BadLine(("127.0.0.1", swift.port), bytes_per_s=3e6)
+    reader = ProductHome(s3_url, endpoint_url=swift.url)
+    images = make_images(products, 1, n_bytes=LARGE_BYTES)
+    command = [sys.executable, "-c", PUBLISH, s3_url, line.url, str(products.root), ASSET, KEY]
+    publisher = subprocess.Popen(command)
+    try:
+        wait_until(lambda: taken_parts(reader) > 0)
+    finally:
+        publisher.kill()
+        publisher.wait()
+        line.close()
+    with pytest.raises(ProductMissingError, match="not published"):
+        reader.fetch(elsewhere, ASSET, KEY)
+    assert len(unfinished_uploads(reader)) == 1
+    reader.publish(products, ASSET, KEY)
+    reader.fetch(elsewhere, ASSET, KEY)
+    assert snapshot(elsewhere) == images
+    assert len(unfinished_uploads(reader)) == 1  # it is young: its process might be at work
+    time.sleep(1.0)
+    make_images(products, 2, n_bytes=LARGE_BYTES)
+    ProductHome(s3_url, endpoint_url=swift.url, unfinished_s=0.5).publish(products, ASSET, KEY)
+    assert unfinished_uploads(reader) == []
 
 
 def test_stage_goes_on_when_its_home_is_away(tmp_path, products):

@@ -91,10 +91,26 @@ def test_component_list_calibrates_a_drift_scan(tmp_path, rng):
     assert again.exit_code == 0, again.output
 
 
+def test_a_listed_calibrator_is_a_model(tmp_path, rng, monkeypatch):
+    """--model takes a name from the list of the settings as it takes that of a primary calibrator."""
+    vis, model = observed(n_antennas=8, n_time=3, n_chan=8)
+    data = corrupt(vis, random_bandpass(rng, vis.frequency_hz, 8), rng=rng, sigma_jy=0.01)
+    write_measurement_set(tmp_path / "x.ms", data.columns())
+    columns = ("ra_deg", "dec_deg", "flux_jy", "spectral_index")
+    row = {name: getattr(model, name) for name in columns} | {"name": ["J1"], "reference_frequency_hz": [1.4e9]}
+    pl.DataFrame(row).write_csv(tmp_path / "calibrators.csv")
+    monkeypatch.setenv("CONTIMG_CALIBRATOR_LIST", str(tmp_path / "calibrators.csv"))
+    tables = ["--bandpass", tmp_path / "b.cal", "--gain", tmp_path / "g.cal"]
+    result = run(tmp_path / "x.ms", "--field", "0", "--model", "J1", *tables, "--apply")
+    assert result.exit_code == 0, result.output
+    corrected = read_measurement_set(tmp_path / "x.ms", column="CORRECTED_DATA")
+    assert np.abs(np.mean(corrected["vis"] - vis.vis)) < 0.01
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--field", "0", "--model", "3C999"], "unknown primary flux calibrator"),
+        (["--field", "0", "--model", "3C999"], "unknown flux calibrator"),
         (["--field", "0", "--model", "none.csv"], "component list none.csv cannot be read"),
         (["--field", "nowhere", "--model", "3C286"], "no field 'nowhere'"),
         (["--field", "0", "--model", "3C286"], "lies outside the primary beam"),

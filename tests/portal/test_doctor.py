@@ -1,6 +1,7 @@
 """The doctor: what it finds, what it advises, and its exit code."""
 
 import json
+import sys
 from datetime import datetime
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from contimg_portal import diagnosis
 from contimg_portal.commands.doctor import doctor
+from contimg_portal.platform_diagnosis import missing_packages
 from contimg_resources.products import Products
 from contimg_resources.setting_changes import note_settings
 from contimg_resources.settings import load_settings
@@ -50,6 +52,42 @@ def test_a_lost_store_is_an_error_that_says_what_to_do(run, filled):
     assert "contimg store rebuild" in found["remedy"]
 
 
+def test_the_chosen_place_of_compiled_kernels_is_the_one_looked_at(run, filled, tmp_path, monkeypatch):
+    """With NUMBA_CACHE_DIR that folder is examined, also before it is there, and not the one beside the sources."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    found = findings(run("--json"))["numba cache"]
+    assert (found["state"], found["detail"]) == ("ok", str(tmp_path / "kernels"))
+
+
+def test_packages_of_the_instance_that_are_missing_are_named(run, filled, tmp_path, monkeypatch, project_root):
+    """A host installed without the extra of its dagster.yaml, or with products on S3, is told what to install."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CONTIMG_PRODUCTS_URL", "s3://products/contimg")
+    for name in ("dagster_postgres", "s3fs"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in [
+        name for name in sys.modules if name.startswith(("contimg_resources.cluster.postgres", "dagster_postgres."))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    result = run("--json")
+    found = findings(result)
+    assert (result.exit_code, found["instance packages"]["state"]) == (1, "error")
+    assert found["instance packages"]["detail"] == "not installed: dagster_postgres, s3fs"
+    assert "scripts/install.sh cluster,storage" in found["instance packages"]["remedy"]
+    assert "dagster instance" not in found
+
+
+def test_packages_of_the_instance_are_there(run, filled, tmp_path, monkeypatch, project_root):
+    """The instance of several hosts and its launcher can be imported where their extra is installed."""
+    (tmp_path / "dagster.yaml").symlink_to(project_root / "deploy" / "dagster.yaml")
+    assert missing_packages(tmp_path) == []
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
+    assert findings(run("--json"))["instance packages"]["state"] == "ok"
+
+
 def test_text_output_shows_states(run, filled):
     """Without --json a person reads a table."""
     result = run()
@@ -63,6 +101,8 @@ def test_text_output_shows_states(run, filled):
     [
         ("CONTIMG_CATALOGUE", "/absent.parquet", "catalogue", "error", "Correct CONTIMG_CATALOGUE"),
         ("CONTIMG_ARRAY", "/absent.toml", "telescope", "error", "Correct CONTIMG_ARRAY"),
+        ("CONTIMG_CALIBRATORS", "3C84", "calibrators", "error", "list these sources in the file"),
+        ("CONTIMG_CALIBRATOR_LIST", "/absent.csv", "calibrators", "error", "Correct the file"),
         ("CONTIMG_INCOMING", "/dev/null/raw", "incoming folder", "error", "Correct CONTIMG_INCOMING"),
         ("CONTIMG_MINIMUM_FREE_GB", "1e9", "disk space", "error", "Free space"),
         ("CONTIMG_INCOMMING", "/data", "CONTIMG_INCOMMING", "warn", "Did you mean CONTIMG_INCOMING?"),
@@ -76,6 +116,12 @@ def test_each_problem_is_named_with_its_remedy(run, filled, monkeypatch, name, v
     assert found["state"] == state
     assert remedy in found["remedy"]
     assert result.exit_code == (1 if state == "error" else 0)
+
+
+def test_an_unknown_calibrator_is_named(run, filled, monkeypatch):
+    """Of several calibrators the doctor says which one nobody knows the flux density of."""
+    monkeypatch.setenv("CONTIMG_CALIBRATORS", "3C286,3C84")
+    assert findings(run("--json"))["calibrators"]["detail"].endswith(": 3C84")
 
 
 def test_missing_store_is_no_error_and_a_damaged_one_is(run, data_folder):

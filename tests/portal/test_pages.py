@@ -18,10 +18,13 @@ from contimg_portal.limits import age_level, asset_level, level
 from contimg_portal.source_frame import SourceFilter, filtered_sources, read_position
 from contimg_portal.stages import count_states, stage_states
 from contimg_portal.store_cache import StoreCache
+from contimg_resources.products import Products
 from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_portal import PageSettings
+from contimg_resources.store.connection import Store
 from tests.portal.observed_night import CELL_DEG, OBSERVATION, RUN, add_observed_night
 
+WEST_SOURCE, WEST_OBSERVATION = "J1200-4500", "2026-03-01T06:00:00"
 TOKEN = "a-token-of-some-length"  # noqa: S105 (of this test only)
 
 
@@ -35,9 +38,38 @@ def night_folder(tmp_path_factory, synthetic_folder):
 
 
 @pytest.fixture(scope="module")
-def night(night_folder, served):
-    """Client of a portal of that folder, which shows it as another site too."""
-    settings = Settings(data=night_folder, sites=f"west={night_folder}", portal_token=None)
+def west_folder(tmp_path_factory):
+    """Data folder of another site, which saw another source on another day."""
+    folder = tmp_path_factory.mktemp("west") / "data"
+    store = Store(Products(folder).store_path)
+    source = {"source_id": WEST_SOURCE, "ra_deg": 180.0, "dec_deg": -45.0, "catalogue_flux_jy": 1.5}
+    store.upsert("source", pl.DataFrame([source | {"is_reference": True, "is_extended": False, "catalogue": "RACS"}]))
+    seen = {"observation_id": WEST_OBSERVATION, "partition_key": WEST_OBSERVATION[:16], "start_mjd": 61_100.25}
+    seen |= {"duration_s": 309.24, "pointing_ra_deg": 180.1, "pointing_dec_deg": -45.0, "n_subbands": 16}
+    store.upsert("observation", pl.DataFrame([seen | {"status": "processed", "reason_code": None}]))
+    mjd = 61_090.0 + np.arange(12.0)
+    points = pl.DataFrame({"epoch_mjd": mjd, "mjd": mjd, "flux_jy": 1.5 + 0.01 * np.sin(mjd)})
+    points = points.with_columns(
+        source_id=pl.lit(WEST_SOURCE),
+        band=pl.lit("full"),
+        frequency_hz=pl.lit(1.405e9),
+        flux_err_jy=pl.lit(0.01),
+        n_observations=pl.lit(3),
+        flags=pl.lit(0),
+    )
+    store.replace("light_curve", points, partition_key="2026-03-01")
+    statistics = {"source_id": WEST_SOURCE, "band": "full", "as_of_mjd": 61_102.0, "n_epochs": 12}
+    statistics |= {"mean_flux_jy": 1.5, "weighted_mean_flux_jy": 1.5, "modulation_index": 0.007, "eta": 1.1}
+    statistics |= {"debiased_modulation_index": 0.001, "chi2_p_value": 0.4, "von_neumann": 2.0}
+    statistics |= {"max_deviation_sigma": 1.0, "first_mjd": 61_090.0, "last_mjd": 61_101.0}
+    store.replace("variability_statistics", pl.DataFrame([statistics]), partition_key="2026-03-01")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def night(night_folder, west_folder, served):
+    """Client of a portal of the first folder, which shows the other site too."""
+    settings = Settings(data=night_folder, sites=f"west={west_folder}", portal_token=None)
     with served(settings) as client:
         yield client
 
@@ -71,13 +103,51 @@ def test_another_site_is_shown_below_its_name_and_cannot_be_written(night):
     """All links of a further site stay below its address, and it has no links to a Dagster that is not its own."""
     answer = night.get("/sites/west/observations")
     assert answer.status_code == 200
-    assert 'href="/sites/west/observations/2026-02-13T21' in answer.text
+    assert f'href="/sites/west/observations/{WEST_OBSERVATION[:13]}' in answer.text
     assert re.findall(r'href="/(?!sites/west/)[^"]*observations', answer.text) == []
     assert "127.0.0.1:3000" not in answer.text
     assert night.get("/sites/west/api/v1/candidates/absent").json()["reason_code"] == "http"
     review = {"kind": "confirm", "by": "vera", "reason": "good"}
     path = "/sites/west/api/v1/candidates/J0002+1610-61057/review"
     assert night.post(path, json=review, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("/", "contimg"),
+        ("/observations", "observation"),
+        ("/sources", "source"),
+        ("/candidates", ""),
+        ("/api/v1/sources", "source"),
+        ("/api/v1/observations", "observation"),
+    ],
+)
+def test_sites_are_not_mixed(night, page, shown):
+    """Every page of a site shows its own sources and observations, none of the other's; asked in turns, as copies are kept."""
+    of_west = {"source": WEST_SOURCE, "observation": WEST_OBSERVATION}
+    of_home = {"source": "J0002+1610", "observation": OBSERVATION}
+    for _ in range(2):
+        west, home = night.get(f"/sites/west{page}"), night.get(page)
+        assert (west.status_code, home.status_code) == (200, 200)
+        assert of_west.get(shown, shown) in west.text
+        assert of_home.get(shown, shown) in home.text
+        assert [text for text in (*of_home.values(), "J0001+1600", "B0003+1605") if text in west.text] == []
+        assert [text for text in of_west.values() if text in home.text] == []
+
+
+def test_sources_of_one_site_are_absent_at_the_other(night):
+    """A source and an observation have a page where they were seen, and their points come from there; nowhere else."""
+    for base, other, source, observation, n_epochs in (
+        ("/sites/west", "", WEST_SOURCE, WEST_OBSERVATION, 12),
+        ("", "/sites/west", "J0002+1610", OBSERVATION, 30),
+    ):
+        assert f"{n_epochs}" in night.get(f"{base}/sources/{source}").text
+        points = night.get(f"{base}/api/v1/sources/{source}/light-curve")
+        assert points.status_code == 200
+        assert night.get(f"{base}/observations/{observation}").status_code == 200
+        for path in (f"/sources/{source}", f"/api/v1/sources/{source}/light-curve", f"/observations/{observation}"):
+            assert night.get(f"{other}{path}").status_code == 404
 
 
 def test_cutout_shows_the_source_in_its_middle(night):

@@ -44,6 +44,13 @@ def test_lists_are_comma_separated(monkeypatch):
     assert load_settings().calibrators == ["3C48", "3C286"]
 
 
+def test_the_calibrator_list_is_a_path_made_absolute(monkeypatch, tmp_path):
+    """As other files that settings name: none by default, from the environment relative to where the process started."""
+    assert load_settings().calibrator_list is None
+    monkeypatch.setenv("CONTIMG_CALIBRATOR_LIST", "calibrators.csv")
+    assert load_settings().calibrator_list == tmp_path / "calibrators.csv"
+
+
 def test_frequency_ranges_come_from_environment_or_file(monkeypatch, tmp_path):
     """Ranges are typed with dashes in the environment and are pairs of numbers in the file."""
     config = tmp_path / "contimg.toml"

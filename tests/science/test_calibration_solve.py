@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.optimize import least_squares
 
@@ -10,6 +11,8 @@ from contimg_assets.science.calibration.bandpass import solve_bandpass
 from contimg_assets.science.calibration.gain import solve_gains, transfer_flux_scale
 from contimg_assets.science.calibration.solutions import SolveSettings, join_in_time, reference_phases
 from contimg_assets.science.errors import DataError, NotEnoughDataError, SolutionError
+from contimg_assets.science.field_model import field_sky_model
+from contimg_assets.science.flux_calibrators import with_listed
 from contimg_assets.science.sky_model import point_source
 from tests.science.corruption import FIELD, corrupt, observed, random_bandpass, random_gains, relative_to
 
@@ -42,6 +45,22 @@ def test_bandpass_is_recovered_with_delays_and_drifting_phases(rng, n_chan):
     assert np.abs(np.angle(turn)).max() < 5e-3
     unaligned = solve_bandpass(data, model, SolveSettings(align_phases=False))
     assert np.median(np.abs(unaligned.gains) / np.abs(expected)) < 0.99
+
+
+def test_a_listed_calibrator_sets_the_flux_scale(rng):
+    """A source of the list, off the pointing centre at +54.57 deg, gives the true bandpass, whatever the catalogue says of it."""
+    vis, sky = observed([(0.3, -0.2, 6.0, -0.4)], n_antennas=9, n_time=6, n_chan=20, pointing_dec_deg=54.57)
+    place = {"ra_deg": float(sky.ra_deg[0]), "dec_deg": float(sky.dec_deg[0])}
+    flux_jy = 6.0 * (5.0 / 1.4) ** -0.4
+    listed = {"name": "J1", **place, "flux_jy": flux_jy, "reference_frequency_hz": 5e9, "spectral_index": -0.4}
+    catalogue = pl.DataFrame([{**place, "flux_jy": 9.0, "spectral_index": 0.0}])
+    centre_deg = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
+    truth = random_bandpass(rng, vis.frequency_hz, 9)
+    data = corrupt(vis, truth, rng=rng, sigma_jy=0.01)
+    solved = solve_bandpass(data, field_sky_model(catalogue, *centre_deg, 3.0, with_listed([listed])), SolveSettings())
+    np.testing.assert_allclose(np.abs(solved.gains[0]), np.abs(truth), rtol=2e-3)
+    by_catalogue = solve_bandpass(data, field_sky_model(catalogue, *centre_deg, 3.0), SolveSettings())
+    assert np.median(np.abs(by_catalogue.gains[0]) / np.abs(truth)) == pytest.approx(np.sqrt(6.0 / 9.0), rel=0.02)
 
 
 def test_errors_match_the_scatter(rng):

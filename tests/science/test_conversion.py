@@ -18,6 +18,7 @@ from contimg_assets.science.coordinates import (
 )
 from contimg_assets.science.errors import DataError
 from contimg_assets.science.raw_observation import RawObservation
+from tests.science.exact_uvw import exact_uvw_m
 
 SITE = np.array([-2409150.4, -4478573.1, 3838617.4])
 DEC_DEG = 16.13
@@ -144,9 +145,20 @@ def test_recurrence_along_frequency_equals_the_direct_phase(gap):
     np.testing.assert_allclose(vis.vis[..., 0], direct, atol=1e-6)
 
 
+def test_uvw_are_astropys_to_a_millimetre():
+    """Baseline coordinates of up to more than a kilometre are those of astropy's own exact transformation to 1 mm."""
+    vis = phased(raw_observation([], n_antennas=12, frequency_hz=np.array([1.4e9])))
+    exact_m = exact_uvw_m(vis, SITE)
+    assert np.linalg.norm(exact_m, axis=1).max() > 1000.0
+    np.testing.assert_allclose(vis.uvw_m, exact_m, rtol=0, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_uvw_agree_with_pyuvdata():
-    """Baseline coordinates are those of pyuvdata, negated, to a centimetre on a kilometre."""
+    """Baseline coordinates are those of pyuvdata, negated, to a centimetre on a kilometre.
+
+    Not to a millimetre: pyuvdata finds north by a step of half a degree, which turns its u and v by 1.3 arcsec.
+    """
     utils = pytest.importorskip("pyuvdata.utils")
     phasing = pytest.importorskip("pyuvdata.utils.phasing")
     vis = phased(raw_observation([]))

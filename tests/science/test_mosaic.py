@@ -149,6 +149,12 @@ def test_weights_are_the_inverse_variance_of_the_noise():
     assert 0.9 < blank_sky_scatter(blank) < 1.1
 
 
+def within_tile(ra_deg, dec_deg, centre_deg):
+    """Whether positions lie on a tile, away from the pixels at its rim that cannot be interpolated."""
+    x, y = tile_wcs(centre_deg).all_world2pix(ra_deg, dec_deg, 0)
+    return (x > 3) & (x < N_PIXELS - 4) & (y > 3) & (y < N_PIXELS - 4)
+
+
 def test_weights_add_up_as_defined(mosaic, tiles):
     """At any pixel the weight is the sum of PB^2 / sigma^2 of the tiles, evaluated directly there."""
     n_y, n_x = mosaic.image.data.shape
@@ -158,9 +164,7 @@ def test_weights_add_up_as_defined(mosaic, tiles):
     expected = np.zeros(x.size)
     for centre, rms in zip(CENTRES_DEG, RMS_JY, strict=True):
         power = airy_power(separation_deg(ra, dec, centre, DEC_DEG), 1.405e9, 4.65)
-        tile_x, tile_y = tile_wcs(centre).all_world2pix(ra, dec, 0)
-        inside = (tile_x > 3) & (tile_x < N_PIXELS - 4) & (tile_y > 3) & (tile_y < N_PIXELS - 4)
-        expected += np.where(inside & (power >= 0.2), power**2 / rms**2, 0.0)
+        expected += np.where(within_tile(ra, dec, centre) & (power >= 0.2), power**2 / rms**2, 0.0)
     shown = mosaic.weights[y, x] > 0
     assert shown.sum() > 200
     # A tile that enters at the edge of its beam may do so a pixel earlier or later.
@@ -174,6 +178,20 @@ def test_edge_of_a_single_tile_is_blank(tiles):
     power = airy_power(separation_deg(ra, dec, CENTRES_DEG[1], DEC_DEG), 1.405e9, 4.65)
     assert power.min() == pytest.approx(0.5, abs=0.01)
     assert np.all(np.isnan(one.image.data) == (one.weights == 0))
+    two = make_mosaic([outline(tile.image) for tile in tiles[1:]], iter(tiles[1:]))
+    y, x = np.mgrid[: two.image.data.shape[0], : two.image.data.shape[1]]
+    ra, dec = sky_positions(two.image, x.astype(float), y.astype(float))
+    powers = np.array([airy_power(separation_deg(ra, dec, c, DEC_DEG), 1.405e9, 4.65) for c in CENTRES_DEG[1:]])
+    inside = np.all([within_tile(ra, dec, centre) for centre in CENTRES_DEG[1:]], axis=0)
+    is_shown, better, worse = two.weights > 0, powers.max(axis=0), powers.min(axis=0)
+    # An edge may lie a pixel farther in or out, a hundredth of the beam.
+    together = inside & (worse > 0.21)
+    assert is_shown[together].all()
+    assert better[together].min() < 0.35
+    alone = worse < 0.19
+    assert is_shown[alone].any()
+    assert better[is_shown & alone].min() == pytest.approx(0.5, abs=0.01)
+    assert np.all(np.isnan(two.image.data) == (two.weights == 0))
 
 
 def test_right_ascension_wraps(mosaic):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contimg_assets.science.constants import SPEED_OF_LIGHT_M_S
 from contimg_assets.science.coordinates import direction_cosines, separation_deg
 from contimg_assets.science.errors import DataError, NotEnoughDataError
-from contimg_assets.science.flux_calibrators import CALIBRATORS, find_calibrator
+from contimg_assets.science.flux_calibrators import CALIBRATORS, find_calibrator, with_listed
 from contimg_assets.science.primary_beam import airy_power
 from contimg_assets.science.sky_model import (
     SkyModel,
@@ -48,12 +48,12 @@ def test_calibrator_follows_the_published_polynomial(source):
     frequency_hz = np.array([0.35e9, 1.3e9, 1.4e9, 1.5e9, 8e9])
     x = np.log10(frequency_hz / 1e9)
     expected = 10.0 ** sum(a * x**k for k, a in enumerate(source.log_coefficients))
-    np.testing.assert_allclose(calibrator(source.name).flux_jy_at(frequency_hz)[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(calibrator(source).flux_jy_at(frequency_hz)[0], expected, rtol=1e-12)
 
 
 def test_calibrator_has_the_flux_density_casa_gives():
     """3C286 has what CASA's setjy writes for the first channel of the NGC5921 data, 15.0158644 Jy."""
-    flux_jy = calibrator("3C286").flux_jy_at(np.array([1.41266507e9]))[0, 0]
+    flux_jy = calibrator(find_calibrator("3C286")).flux_jy_at(np.array([1.41266507e9]))[0, 0]
     assert flux_jy == pytest.approx(15.01586437, rel=1e-6)
 
 
@@ -71,10 +71,24 @@ def test_calibrators_lie_where_their_names_say():
         assert abs(source.dec_deg - float(source.aliases[0][5:]) / 10.0) < 0.1
 
 
+def test_a_listed_calibrator_is_a_power_law_about_its_reference_frequency():
+    """It is found by its name beside the primary ones, with what was listed."""
+    row = {"name": "J1419+5423", "ra_deg": 214.9, "dec_deg": 54.4, "reference_frequency_hz": 5e9}
+    known = with_listed([row | {"flux_jy": 2.0, "spectral_index": -0.6}])
+    source = find_calibrator("j1419+5423", known)
+    frequency_hz = np.array([1.3e9, 5e9, 1e10])
+    expected = 2.0 * (frequency_hz / 5e9) ** -0.6
+    np.testing.assert_allclose(calibrator(source).flux_jy_at(frequency_hz)[0], expected, rtol=1e-12)
+    assert source.flux_model == "listed: 2 Jy at 5 GHz, spectral index -0.6"
+    assert find_calibrator("3C286", known).flux_model == "Perley & Butler 2017"
+    with pytest.raises(DataError, match=r"3C999.*J1419\+5423"):
+        find_calibrator("3C999", known)
+
+
 def test_unknown_calibrator_is_named_with_the_known_ones():
     """The message tells what could have been given."""
     with pytest.raises(DataError, match=r"3C999.*3C286"):
-        calibrator("3C999")
+        find_calibrator("3C999")
 
 
 @pytest.mark.parametrize("primary_beam", [True, False], ids=["beam", "no beam"])
@@ -112,7 +126,7 @@ def test_spectra_are_power_laws_about_1400_mhz(scale, index):
 def test_merged_models_keep_every_spectrum():
     """A calibrator with curvature and a power law predict the same merged as apart."""
     frequency_hz = np.array([1.3e9, 1.5e9])
-    first, second = calibrator("3C48"), point_source(1.0, 2.0, 3.0, -0.5)
+    first, second = calibrator(find_calibrator("3C48")), point_source(1.0, 2.0, 3.0, -0.5)
     both = merge([first, second])
     np.testing.assert_allclose(
         both.flux_jy_at(frequency_hz), np.vstack([m.flux_jy_at(frequency_hz) for m in (first, second)])

@@ -19,7 +19,7 @@ from tests.transfers.stations import (
 
 N_BYTES = 40_000_000
 CUT_S = 15.0
-"""A minute was measured with the same function (docs/deployment-storage.md)."""
+"""A minute was measured with the same function on 2026-11-28 (docs/deployment-storage.md)."""
 EDGE, INGEST = "contimg-edge", "contimg-ingest"
 ADDRESS = {EDGE: "10.213.7.1", INGEST: "10.213.7.2"}
 PORT = 8100

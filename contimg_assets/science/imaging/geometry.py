@@ -107,12 +107,14 @@ class UvSurvey:
     """FWHM of the narrow axis of the point-spread function, from the curvature of its peak."""
     longest_wavelengths: float
     """Longest projected baseline in wavelengths."""
-    rms_length_m: float
-    """Weighted rms of the projected baseline length, m."""
+    widest_rms_m: float
+    """Weighted rms of the projected baselines along the direction in which it is largest, m."""
     slant_u: float
     slant_v: float
     rms_bend_wavelengths: float
     """Weighted rms of w - a u - b v in wavelengths."""
+    rms_bend_m: float
+    """The same in m."""
 
 
 def survey_uv(uvw_m: NDArray[np.float64], frequency_hz: NDArray[np.float64], weights: NDArray[np.float32]) -> UvSurvey:
@@ -138,7 +140,9 @@ def survey_uv(uvw_m: NDArray[np.float64], frequency_hz: NDArray[np.float64], wei
     moments = (uv * row_weights[:, None]).T @ uv
     widest = float(np.sqrt(np.linalg.eigvalsh(moments / total)[-1]))
     slant = np.linalg.lstsq(moments, (uv * row_weights[:, None]).T @ w, rcond=None)[0]
-    bend = w - uv @ slant
+    rms_bend = float(np.sqrt(np.sum(row_weights * (w - uv @ slant) ** 2) / total))
+    # The rms wavelength of the coverage: it turns a moment in wavelengths into one in metres.
+    per_metre = np.sqrt(total / np.sum(row_weights))
     length_m = np.hypot(uv[:, 0], uv[:, 1])
     if widest == 0.0:
         raise DataError(
@@ -151,10 +155,11 @@ def survey_uv(uvw_m: NDArray[np.float64], frequency_hz: NDArray[np.float64], wei
     return UvSurvey(
         beam_arcsec=float(np.rad2deg(_CURVATURE_FWHM / widest) * 3600.0),
         longest_wavelengths=float(length_m.max() * inverse_wavelength.max()),
-        rms_length_m=float(np.sqrt(np.sum(row_weights * length_m**2) / np.sum(row_weights))),
+        widest_rms_m=float(widest * per_metre),
         slant_u=float(slant[0]),
         slant_v=float(slant[1]),
-        rms_bend_wavelengths=float(np.sqrt(np.sum(row_weights * bend**2) / total)),
+        rms_bend_wavelengths=rms_bend,
+        rms_bend_m=float(rms_bend * per_metre),
     )
 
 
@@ -196,11 +201,14 @@ def bend_loss(survey: UvSurvey, edge_rad: float) -> float:
 def averaging_factor(survey: UvSurvey, channel_width_hz: float, edge_rad: float, limit: float) -> int:
     """Channels that may be averaged with a fractional loss of amplitude at the edge of the field below a limit.
 
-    The amplitude of a channel of width B is sinc(B tau) for a delay tau = b.s / c; the loss to second order is
-    (pi B tau)^2 / 6, averaged over directions at that angle (half of the squared maximum).
+    The amplitude of a channel of width B is sinc(B tau) for a delay tau = (u l + v m + w (n - 1)) / c; the loss to second
+    order, (pi B tau)^2 / 6, is never below the true one. It is that of the direction in which the array is widest, where it
+    is largest; with w = a u + b v + bend, the rms of tau is at most the sum of what each term adds.
     """
-    mean_square_delay = 0.5 * (survey.rms_length_m * np.sin(edge_rad) / SPEED_OF_LIGHT_M_S) ** 2
-    loss_of_one = (np.pi * channel_width_hz) ** 2 * mean_square_delay / 6.0
+    sagitta = 1.0 - np.cos(edge_rad)
+    offset = np.sin(edge_rad) + np.hypot(survey.slant_u, survey.slant_v) * sagitta
+    rms_delay_s = (survey.widest_rms_m * offset + survey.rms_bend_m * sagitta) / SPEED_OF_LIGHT_M_S
+    loss_of_one = (np.pi * channel_width_hz * rms_delay_s) ** 2 / 6.0
     # Channels are samples at their centres: averaging k of them adds (k^2 - 1) times the loss of one.
     return max(1, int(np.sqrt(1.0 + limit / loss_of_one)))
 

@@ -1,12 +1,11 @@
 """The noise an image should have.
 
-What belongs here: the radiometer equation, and the propagation of the visibilities' own noise through the imaging
-weights. The noise an image *has* is measured in ``noise``.
+What belongs here: the radiometer equation, the noise of the receivers, and the propagation of the visibilities' own noise
+through the imaging weights. The noise an image *has* is measured in ``noise``.
 
-Radiometer: sigma = SEFD / (eta sqrt(N (N - 1) n_pol B t)) for N antennas, natural weights (Thompson, Moran & Swenson
-2017, eq. 6.62). Weights: with sigma_k^2 the variance of the real part of visibility k and W_k its imaging
-weight, sigma^2 = sum W_k^2 sigma_k^2 / (sum W_k)^2. The variance is taken as s / w_k, where the scale s comes from the
-median of |residual|^2 w, so that weights known only up to a factor serve too and interference does not disturb.
+With sigma_k^2 the variance of the real part of visibility k and W_k its imaging weight, sigma^2 = sum W_k^2 sigma_k^2 /
+(sum W_k)^2. The variance is taken as s / w_k, where the scale s comes from the median of |residual|^2 w, so that weights
+known only up to a factor serve too and interference does not disturb.
 """
 
 from __future__ import annotations
@@ -15,40 +14,54 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from contimg_assets.science.visibilities import Visibilities
 
-def radiometer_rms_jy(
-    sefd_jy: float,
-    *,
-    n_antennas: int,
-    n_polarisations: int,
-    bandwidth_hz: float,
-    duration_s: float,
-    efficiency: float = 1.0,
-) -> float:
-    """Thermal rms of a naturally weighted Stokes I image, Jy/beam.
+_SEFD_SAMPLES = 400_000
+"""Visibilities of each correlation that the noise of the receivers is taken from."""
+
+
+def radiometer_rms_jy(vis: Visibilities, sefd_jy: float) -> float:
+    """Thermal rms of a naturally weighted Stokes I image of what is not flagged, Jy/beam.
 
     Parameters
     ----------
+    vis : Visibilities
+        Parallel hands; only flags, times and frequencies are looked at.
     sefd_jy : float
         System equivalent flux density of one antenna and polarisation, Jy.
-    n_antennas, n_polarisations : int
-    bandwidth_hz, duration_s : float
-        Unflagged bandwidth and integration time.
-    efficiency : float
-        Of the correlator, 0 to 1.
 
     Returns
     -------
     float
-
-    Examples
-    --------
-    >>> rms_jy = radiometer_rms_jy(5800, n_antennas=96, n_polarisations=2, bandwidth_hz=187.5e6, duration_s=309)
-    >>> round(1e3 * rms_jy, 3)
-    0.178
+        ``SEFD / sqrt(2 dnu sum(dt))`` over all data, which is SEFD / sqrt(N (N - 1) n_pol B t) where none is flagged
+        (Thompson, Moran & Swenson 2017, eq. 6.62); infinite if all is.
     """
-    samples = n_antennas * (n_antennas - 1) * n_polarisations * bandwidth_hz * duration_s
-    return float(sefd_jy / (efficiency * np.sqrt(samples)))
+    n_good = np.count_nonzero(~vis.flags.reshape(len(vis.flags), -1), axis=1)
+    samples = 2.0 * vis.channel_width_hz * float(n_good @ vis.exposure_s)
+    return float(sefd_jy / np.sqrt(samples)) if samples > 0 else float("inf")
+
+
+def measured_sefd_jy(vis: Visibilities) -> float:
+    """System equivalent flux density of the typical antenna and polarisation from the scatter of calibrated data, Jy.
+
+    Parameters
+    ----------
+    vis : Visibilities
+        Calibrated, with the sky: differences of neighbouring channels are taken.
+
+    Returns
+    -------
+    float
+        ``sigma sqrt(2 dnu dt)`` with sigma the scatter of the real part (Thompson, Moran & Swenson 2017, eq. 6.50), of the
+        correlation with the larger one; NaN if all is flagged.
+    """
+    stride = max(1, vis.vis.shape[0] * vis.vis.shape[1] // _SEFD_SAMPLES)
+    bandwidth_time = np.float32(2.0 * vis.channel_width_hz) * vis.exposure_s[::stride, None].astype(np.float32)
+    scales = [
+        noise_scale(vis.vis[::stride, :, corr], np.where(vis.flags[::stride, :, corr], np.float32(0.0), bandwidth_time))
+        for corr in range(vis.vis.shape[2])
+    ]
+    return float(np.sqrt(max((scale for scale in scales if np.isfinite(scale)), default=np.nan)))
 
 
 @numba.njit(cache=True, nogil=True)
