@@ -137,7 +137,6 @@ def _settings() -> Settings:
 
 
 def _store(settings: Settings) -> Store:
-
     from contimg_resources.store.connection import open_store
 
     return open_store(settings)
