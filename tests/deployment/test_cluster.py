@@ -200,10 +200,16 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     assert away_s >= RESTART_AFTER_S
 
 
-def other_code(folder: Path, project_root: Path) -> Path:
-    """A copy of the code whose photometry has another version, and whose sensor of webhooks says something else."""
+def copied_code(folder: Path, project_root: Path) -> Path:
+    """A copy of the code."""
     for name in ("contimg_assets", "contimg_portal", "contimg_resources", "contimg_sensors", "deploy"):
         shutil.copytree(project_root / name, folder / name)
+    return folder
+
+
+def other_code(folder: Path, project_root: Path) -> Path:
+    """Code whose photometry has another version, and whose sensor of webhooks says something else."""
+    copied_code(folder, project_root)
     for name, before, after in (
         ("contimg_assets/photometry.py", 'code_version="1"', 'code_version="1 of the other code"'),
         ("contimg_sensors/alerts.py", "no webhook is set", "the other code finds no webhook set"),
@@ -216,10 +222,8 @@ def other_code(folder: Path, project_root: Path) -> Path:
 
 def broken_code(folder: Path, project_root: Path) -> Path:
     """Code whose definitions raise."""
-    shutil.copytree(project_root / "deploy", folder / "deploy")
-    (folder / "contimg_assets").mkdir()
-    (folder / "contimg_assets" / "__init__.py").touch()
-    (folder / "contimg_assets" / "definitions.py").write_text("raise RuntimeError('this code is broken')\n")
+    definitions = copied_code(folder, project_root) / "contimg_assets" / "definitions.py"
+    definitions.write_text("raise RuntimeError('this code is broken')\n")
     return folder
 
 
