@@ -105,6 +105,15 @@ def are_alike(some: list[StoredObject], others: list[StoredObject]) -> bool:
     return without_locks(some) == without_locks(others)
 
 
+def is_untouched(products: Products, place: Path, items: list[StoredObject]) -> bool:
+    """Whether a file or folder on the local disk is still the copy that was noted, by sizes and times of change."""
+    files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+    found = {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.name != LOCK_FILE}
+    return found == {
+        products.root / "products" / item.path: (item.bytes, item.modified_ns) for item in without_locks(items)
+    }
+
+
 def _is_newer(products: Products, items: list[StoredObject]) -> bool:
     """Whether a published file or folder is newer than what is in its place."""
     for item in without_locks(items):

@@ -307,15 +307,16 @@ def open_products(settings: Settings) -> Products:
 
 
 def remove_whole(path: Path) -> None:
-    """Remove a file or folder; a kill halfway leaves no half product under its name (`doomed_remains` finds the rest)."""
+    """Remove a file or folder; a kill halfway leaves no half product under its name (`finish_removal` does the rest)."""
     doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
     path.rename(doomed)
     shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
 
 
-def doomed_remains(path: Path) -> list[Path]:
-    """What a killed `remove_whole` of this path left; there is no half product among it that somebody could need."""
-    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.removed"))
+def finish_removal(path: Path) -> None:
+    """Remove what a killed `remove_whole` of this path left; there is no half product among it that somebody could need."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.removed"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def unfinished_remains(path: Path) -> list[Path]:

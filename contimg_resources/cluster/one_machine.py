@@ -64,22 +64,27 @@ class Places:
         The DuckDB file.
     home : str
         URL of the products' home.
+    is_home_own : bool
+        Whether the home was made for this cluster: then retention removes from it too.
     """
 
     data: Path
     incoming: Path
     store: Path
     home: str
+    is_home_own: bool
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
         """Those of an installation; products have a home in the cluster's folder unless another one is set."""
         home = settings.products_url or f"file://{settings.data / 'cluster' / 'home'}"
-        return cls(settings.data, settings.incoming, open_store(settings).path, home)
+        return cls(settings.data, settings.incoming, open_store(settings).path, home, settings.products_url is None)
 
     def variables(self, data: Path) -> list[str]:
         """Environment of a host with that data folder, as arguments of ``env``."""
+        withdraw = ["CONTIMG_RETENTION__WITHDRAW=true"] if self.is_home_own else []
         return [
+            *withdraw,
             f"CONTIMG_DATA={data}",
             f"CONTIMG_INCOMING={self.incoming}",
             f"CONTIMG_STORE={self.store}",

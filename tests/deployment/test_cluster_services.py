@@ -384,3 +384,13 @@ def test_addresses_name_what_is_missing(tmp_path: Path) -> None:
         postgres_url(ClusterSettings(postgres_url_file=tmp_path / "nowhere"))
     (tmp_path / "url").write_text("postgresql://a:b@c/d\n")
     assert postgres_url(ClusterSettings(postgres_url_file=tmp_path / "url")) == "postgresql+psycopg2://a:b@c/d"
+
+
+def test_retention_removes_from_the_home_that_the_cluster_has_made_alone(tmp_path):
+    """A home that the operator has named may be there to keep everything."""
+    withdraws = {
+        url: "CONTIMG_RETENTION__WITHDRAW=true"
+        in Places.of(Settings(data=tmp_path, products_url=url)).variables(tmp_path)
+        for url in (None, f"file://{tmp_path / 'share'}")
+    }
+    assert list(withdraws.values()) == [True, False]

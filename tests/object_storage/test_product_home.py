@@ -7,7 +7,6 @@ import time
 import uuid
 from contextlib import suppress
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -15,32 +14,14 @@ from contimg_assets.publishing import publish_after_stage
 from contimg_resources.errors import ProductMissingError, ProductNotPublishedError, SettingsError, TransferError
 from contimg_resources.product_home import ProductHome
 from contimg_resources.product_manifests import local_partitions
-from contimg_resources.products import Products, file_hash
+from contimg_resources.products import Products
 from contimg_resources.settings import Settings
+from tests.object_storage.images import ASSET, KEY, make_images, snapshot
 from tests.transfers.bad_line import BadLine
 from tests.transfers.stations import wait_until
 
-KEY = "2026-02-20T06:00"
-ASSET = "continuum_image"
 LARGE_BYTES = 25_500_000
 """Three parts of 8 MiB, which are sent at once, and a short one, which is there first."""
-
-
-def make_images(products, seed, n_bytes=9_000_000):
-    """An image folder of two large files and a small one in a folder below, and a table beside it."""
-    rng = np.random.default_rng(seed)
-    folder = products.image_folder(KEY)
-    for name, size in {"image.fits": n_bytes, "residual.fits": n_bytes, "bands/band0.fits": 1000}.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.bytes(size))
-    products.write_json(folder.with_suffix(".json"), {"seed": seed})
-    return snapshot(products)
-
-
-def snapshot(products):
-    """Hashes of what a partition has on the local disk."""
-    return {path.name: file_hash(path) for path in products.of_partition(ASSET, KEY)}
 
 
 @pytest.fixture
