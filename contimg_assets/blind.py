@@ -25,7 +25,6 @@ from contimg_assets.pictures import markdown_image
 from contimg_assets.provenance import provenance, with_provenance
 from contimg_assets.source_pictures import detection_counts
 from contimg_resources.configurable import Observatory
-from contimg_resources.products import require
 from contimg_resources.store.connection import Store
 
 _LOG = structlog.get_logger(__name__)
@@ -82,7 +81,7 @@ def blind_detections(
             _LOG.info("nothing_to_do", why="no mosaic of this hour")
             yield from nothing_to_judge(checks.BLIND_DETECTIONS)
             return
-        folder = products.present(products.mosaic_folder(hour), "mosaic", hour)
+        folder = products.present(products.mosaic_folder(hour))
         image = SkyImage(**read_image(folder / "mosaic.fits"))
         rms = rms_of_weights(read_plane(folder / "weight.fits"))
         catalogue = products.read_parquet("reference_catalogue", None)
@@ -229,8 +228,8 @@ def follow(observatory: Observatory, identified: pl.DataFrame, day: str) -> pl.D
         is_today = image["partition_key"] >= day
         targets = near_pointing(sources if is_today else sources.filter(pl.col("first_mjd") >= start), image)
         folder = products.image_folder(image["partition_key"])
-        if targets.height and (is_today or folder.is_dir()):
-            measured = measure_sources(require(folder), targets, catalogue, level)
+        if targets.height and (is_today or products.holds(folder)):
+            measured = measure_sources(products.present(folder), targets, catalogue, level)
             frames.append(
                 measured.with_columns(
                     observation_id=pl.lit(image["observation_id"]),

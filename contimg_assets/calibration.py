@@ -27,7 +27,6 @@ from contimg_assets.partitions import this_and_previous_day
 from contimg_assets.pictures import bandpass_plot, gain_plot, markdown_image
 from contimg_assets.recipes import of_bandpass_table, of_gain_table
 from contimg_resources.configurable import Observatory
-from contimg_resources.products import require
 
 _LOG = structlog.get_logger(__name__)
 
@@ -122,7 +121,7 @@ def gain_table(context: dg.AssetExecutionContext, observatory: Observatory) -> d
             return unchanged
         vis, model = read_sky(observatory, partition_key)
         chosen = active_bandpass(observatory, float(vis.time_mjd.mean()), float(vis.pointing_dec_deg.mean()))
-        bandpass = Solutions(**read_calibration_table(require(chosen.path)))
+        bandpass = Solutions(**read_calibration_table(observatory.products.present(chosen.path)))
         settings = SolveSettings(
             refants=(bandpass.antenna_names[bandpass.refant],),
             is_refant_required=False,

@@ -51,6 +51,7 @@ class ChosenTable:
     """A registered table, how far in time it is from the observation, and the fallback that is."""
 
     path: Path
+    """As the store has it: to be read it is asked of `Products.present`."""
     age_h: float
     content_hash: str
     fallback: str
@@ -67,19 +68,20 @@ def calibrator_transit(store: Store, day: str) -> dict[str, Any] | None:
     return found.row(0, named=True) if found.height else None
 
 
-def known_table(store: Store, kind: str, partition_key: str, input_hash: str) -> dict[str, Any] | None:
+def known_table(observatory: Observatory, kind: str, partition_key: str, input_hash: str) -> dict[str, Any] | None:
     """Row of the table this partition has from the same inputs, if the table is still what it was."""
     from contimg_resources.calibration_tables import content_hash
 
-    found = store.query(
+    found = observatory.store.query(
         "SELECT * FROM calibration_table WHERE kind = ? AND partition_key = ? AND input_hash = ?"
         " ORDER BY status, path LIMIT 1",
         [kind, partition_key, input_hash],
     )
-    if not found.height or not Path(found["path"][0]).exists():
+    if not found.height:
         return None
     row = found.row(0, named=True)
-    return row if content_hash(row["path"]) == row["content_hash"] else None
+    path = observatory.products.brought(row["path"])
+    return row if path.exists() and content_hash(path) == row["content_hash"] else None
 
 
 def is_rejected_by_hand(store: Store, path: str) -> bool:
@@ -111,7 +113,7 @@ def table_history(observatory: Observatory, row: dict[str, Any]) -> list[Any]:
             HISTORY_TABLES,
         ],
     )
-    paths = [Path(path) for path in reversed(found["path"].to_list())]
+    paths = [observatory.products.brought(path) for path in reversed(found["path"].to_list())]
     return [Solutions(**read_calibration_table(path)) for path in paths if path.exists()]
 
 

@@ -28,7 +28,6 @@ from contimg_assets.checks import calibration as checks
 from contimg_assets.checks.judgement import Judgement
 from contimg_assets.provenance import code_version
 from contimg_resources.configurable import Observatory
-from contimg_resources.products import require
 from contimg_resources.tracing import span
 
 _UNSOLVABLE = frozenset({"too_few_baselines", "solve_failed"})
@@ -103,7 +102,7 @@ def read_sky(observatory: Observatory, partition_key: str) -> tuple[Any, Any]:
     from contimg_resources.measurement_sets import read_measurement_set
 
     products = observatory.products
-    vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
+    vis = Visibilities(**read_measurement_set(products.present(products.measurement_set(partition_key))))
     catalogue = products.read_parquet("reference_catalogue", None)
     calibrators = known_calibrators(observatory)
     centre_deg = vis.phase_centre_ra_deg, vis.phase_centre_dec_deg
@@ -135,9 +134,9 @@ def solve_or_reuse(
         code_version=f"{code_version(context)} {observatory.settings.calibration.engine}",
         prior=task.bandpass.content_hash if task.bandpass else "",
     )
-    known = known_table(observatory.store, task.kind, context.partition_key, inputs)
+    known = known_table(observatory, task.kind, context.partition_key, inputs)
     path = known["path"] if known else _write(observatory, context.partition_key, task, _solved(task, solve))
-    solutions = Solutions(**read_calibration_table(path))
+    solutions = Solutions(**read_calibration_table(observatory.products.present(path)))
     row = _row(observatory, context.partition_key, task, solutions) | {"path": str(path), "input_hash": inputs}
     history = table_history(observatory, row)
     existing = task.vis.existing_antennas
@@ -197,13 +196,14 @@ def _solved(task: SolveTask, solve: Callable[[], Any]) -> Any:
 
 
 def _write(observatory: Observatory, partition_key: str, task: SolveTask, solutions: Any) -> str:
+    """Write a table; return its path as the store notes it."""
     from contimg_resources.calibration_tables import columns_hash, write_calibration_table
 
     products, columns = observatory.products, solutions.columns()
     place = products.bandpass_table if task.kind == "B" else products.gain_table
     path = place(partition_key, columns_hash(columns))
     write_calibration_table(path, columns, ms_path=products.measurement_set(task.observation))
-    return str(path)
+    return str(products.noted(path))
 
 
 def _row(observatory: Observatory, partition_key: str, task: SolveTask, solutions: Any) -> dict[str, Any]:

@@ -57,7 +57,6 @@ from contimg_resources.errors import (
     StoreError,
 )
 from contimg_resources.full_disks import FULL_DISK_ERRORS
-from contimg_resources.products import Products
 from contimg_resources.settings import load_settings
 from contimg_resources.store.breakers import CLOSED, breakers
 from contimg_resources.store.connection import Store
@@ -145,7 +144,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
         limit_s = settings.timeouts.of_stage(asset)
         if _BY_AUTOMATION in context.run.tags:
             _refuse_behind_breaker(store, asset)
-        with observed_stage(context, store) as usage, profiled_stage(context, store), time_limit(asset, limit_s):
+        with observed_stage(context, store) as usage, profiled_stage(context), time_limit(asset, limit_s):
             yield stage
             made_from = {} if stage.is_skipped else stage.made_from()
     except dg.Failure:
@@ -181,7 +180,7 @@ def dagster_failures(context: dg.AssetExecutionContext, store: Store) -> Iterato
             schema_overrides=dict.fromkeys(made_from, pl.String),
         ),
     )
-    publish_after_stage(settings, Products(store.path.parent), asset, partition_key or None)
+    publish_after_stage(settings, asset, partition_key or None)
 
 
 def _refuse_behind_breaker(store: Store, asset: str) -> None:

@@ -40,11 +40,11 @@ def recover_from_images(observatory: Observatory, day: str) -> pl.DataFrame:
     )
     rng = np.random.default_rng(zlib.crc32(f"image injection {day}".encode()))
     sound = full_band_images(observatory.store, *day_window_range(day)).filter(pl.col("failed_checks").is_null())
-    keys = [key for key in sound["partition_key"] if products.image_folder(key).is_dir()]
+    keys = [key for key in sound["partition_key"] if products.holds(products.image_folder(key))]
     sample = sorted(rng.choice(keys, size=min(IMAGES_PER_DAY, len(keys)), replace=False).tolist()) if keys else []
     recovered = [pl.DataFrame(schema=RECOVERED_COLUMNS)]
     for key in sample:
-        folder = products.image_folder(key)
+        folder = products.present(products.image_folder(key))
         maps = ImageMaps(
             SkyImage(**read_image(folder / f"{FULL_BAND}_image.fits")),
             *(read_plane(folder / f"{FULL_BAND}_{kind}.fits") for kind in ("rms", "background", "primary_beam")),

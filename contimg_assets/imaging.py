@@ -6,7 +6,6 @@ What belongs here: the assets and the numbers by which an image is judged; which
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -28,7 +27,6 @@ from contimg_assets.provenance import with_provenance
 from contimg_assets.recipes import of_continuum_image
 from contimg_resources.configurable import Observatory
 from contimg_resources.machine import available_memory_bytes
-from contimg_resources.products import require
 from contimg_resources.settings import Settings
 from contimg_resources.tracing import span
 
@@ -90,9 +88,9 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
     with dagster_failures(context, store) as stage:
         if unchanged := stage.unchanged(of_continuum_image(observatory, partition_key)):
             return unchanged
-        vis = Visibilities(**read_measurement_set(require(products.measurement_set(partition_key))))
+        vis = Visibilities(**read_measurement_set(products.present(products.measurement_set(partition_key))))
         used = tables_used(observatory, partition_key)
-        tables = [Solutions(**read_calibration_table(require(Path(row["path"])))) for row in used]
+        tables = [Solutions(**read_calibration_table(products.present(row["path"]))) for row in used]
         out_of_use = [row["path"] for row in used if row["status"] != "active"]
         if out_of_use:
             _LOG.warning("calibration_tables_out_of_use", paths=out_of_use, remedy="contimg rebuild --out-of-use")
@@ -120,7 +118,7 @@ def continuum_image(context: dg.AssetExecutionContext, observatory: Observatory)
         ).item()
         with span("measure", what="image"):
             summary = measure_image(images, near, calibrated, observatory.telescope.sefd_jy) | imaged.summary()
-        rows = image_rows(images, summary, str(folder), observation_id)
+        rows = image_rows(images, summary, str(products.noted(folder)), observation_id)
         store.replace("image", with_provenance(rows, context), partition_key=partition_key)
         products.write_json(products.document("continuum_image", partition_key, ".json"), summary)
         results = checks.judge_image(store, context, summary)
@@ -258,7 +256,7 @@ def mosaic(
             temporary.mkdir()
             write_mosaic(temporary / "mosaic.fits", temporary / "weight.fits", made.columns())
         summary = measure_mosaic(made, folders, tiles)
-        store.upsert("mosaic", with_provenance(mosaic_row(made, tiles, folder, hour), context))
+        store.upsert("mosaic", with_provenance(mosaic_row(made, tiles, products.noted(folder), hour), context))
         products.write_json(products.document("mosaic", hour, ".json"), summary)
         results = checks.judge_mosaic(store, context, summary)
     yield dg.MaterializeResult(

@@ -50,7 +50,7 @@ class HourTiles:
     def folders_of(self, products: Products) -> list[Path]:
         """Image folders of the tiles that are joined."""
         keys = self.used["partition_key"]
-        return [products.present(products.image_folder(key), "continuum_image", key) for key in keys]
+        return [products.present(products.image_folder(key)) for key in keys]
 
 
 def full_band_images(store: Store, first_window: str, window_after: str) -> pl.DataFrame:

@@ -64,7 +64,7 @@ def forced_photometry(context: dg.AssetExecutionContext, observatory: Observator
             "SELECT observation_id, start_mjd + duration_s / 172800.0 AS mjd FROM observation WHERE partition_key = ?",
             [partition_key],
         ).row(0, named=True)
-        folder = products.present(products.image_folder(partition_key), "continuum_image", partition_key)
+        folder = products.present(products.image_folder(partition_key))
         level = observatory.settings.photometry.beam_level
         rng = np.random.default_rng(zlib.crc32(partition_key.encode()))
         with span("measure", what="photometry"):

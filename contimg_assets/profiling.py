@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from contimg_resources.products import Products
+from contimg_resources.products import open_products
 from contimg_resources.settings import load_settings
-from contimg_resources.store.connection import Store
 
 
 @contextmanager
-def profiled_stage(context: dg.AssetExecutionContext, store: Store) -> Iterator[None]:
+def profiled_stage(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Profile the block when CONTIMG_PROFILE_STAGES names the asset, also when it fails.
 
     Writes ``<partition>.profile.html`` (open it in a browser) and ``<partition>.speedscope.json`` beside the product and
     names them in the asset's metadata.
     """
     asset = context.asset_key.to_user_string()
-    if asset not in load_settings().profile_stages:
+    settings = load_settings()
+    if asset not in settings.profile_stages:
         yield
         return
     from pyinstrument import Profiler
@@ -34,7 +34,7 @@ def profiled_stage(context: dg.AssetExecutionContext, store: Store) -> Iterator[
         yield
     finally:
         profiler.stop()
-        products = Products(store.path.parent)
+        products = open_products(settings)
         partition_key = context.partition_key if context.has_partition_key else None
         page = products.write_text(products.document(asset, partition_key, ".profile.html"), profiler.output_html())
         graph = products.write_text(

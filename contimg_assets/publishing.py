@@ -10,8 +10,8 @@ import structlog
 
 from contimg_resources.errors import ResourceError
 from contimg_resources.outside import call_outside
-from contimg_resources.product_home import ProductHome
-from contimg_resources.products import Products
+from contimg_resources.product_home import HOME_SERVICE, ProductHome
+from contimg_resources.products import open_products
 from contimg_resources.settings import Settings
 from contimg_resources.tracing import span
 
@@ -20,13 +20,12 @@ _PATIENCE_S = 30.0
 """A stage does not wait longer for its home; the breaker spares the next ones even that."""
 
 
-def publish_after_stage(settings: Settings, products: Products, asset: str, partition_key: str | None) -> bool:
+def publish_after_stage(settings: Settings, asset: str, partition_key: str | None) -> bool:
     """Publish what a stage has made, when a home is set and wants this asset.
 
     Parameters
     ----------
     settings : Settings
-    products : Products
     asset : str
         Asset key.
     partition_key : str or None
@@ -42,7 +41,7 @@ def publish_after_stage(settings: Settings, products: Products, asset: str, part
     try:
         with span("io.publish", asset=asset):
             home = ProductHome(url, patience_s=_PATIENCE_S)
-            call_outside("products home", lambda: home.publish(products, asset, partition_key))
+            call_outside(HOME_SERVICE, lambda: home.publish(open_products(settings), asset, partition_key))
     except (ResourceError, OSError) as error:
         _LOG.warning(
             "product_not_published",

@@ -28,7 +28,6 @@ from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.configurable import Observatory
 from contimg_resources.errors import ResourceError
 from contimg_resources.products import Products
-from contimg_resources.store.connection import Store
 from contimg_resources.store.makings import Noted, content_of_file, file_state, noted
 
 _OURS = "contimg"
@@ -43,6 +42,7 @@ def of_measurement_set(observatory: Observatory, partition_key: str) -> Recipe:
         partial(_measurement_set_inputs, observatory, partition_key),
         observations.MEASUREMENT_SET,
         files=_files(observatory.products, "measurement_set", partition_key),
+        bring=observatory.products.brought,
     )
 
 
@@ -52,7 +52,7 @@ def of_bandpass_table(observatory: Observatory, day: str) -> Recipe:
         partial(_bandpass_inputs, observatory, day),
         calibration.BANDPASS_TABLE,
         tables=("calibration_table",),
-        is_intact=lambda _inputs: _table_of(observatory.store, "B", day) is not None,
+        is_intact=lambda _inputs: _table_of(observatory, "B", day) is not None,
     )
 
 
@@ -62,7 +62,7 @@ def of_gain_table(observatory: Observatory, partition_key: str) -> Recipe:
         partial(_gain_inputs, observatory, partition_key),
         calibration.GAIN_TABLE,
         tables=("calibration_use", "calibration_table"),
-        is_intact=partial(_uses_its_own_gains, observatory.store, partition_key),
+        is_intact=partial(_uses_its_own_gains, observatory, partition_key),
     )
 
 
@@ -72,6 +72,7 @@ def of_continuum_image(observatory: Observatory, partition_key: str) -> Recipe:
         partial(_image_inputs, observatory, partition_key),
         imaging.CONTINUUM_IMAGE,
         files=_files(observatory.products, "continuum_image", partition_key),
+        bring=observatory.products.brought,
         tables=("image",),
     )
 
@@ -82,6 +83,7 @@ def of_forced_photometry(observatory: Observatory, partition_key: str) -> Recipe
         partial(_photometry_inputs, observatory, partition_key),
         photometry.FORCED_PHOTOMETRY,
         files=_files(observatory.products, "forced_photometry", partition_key),
+        bring=observatory.products.brought,
         tables=("forced_photometry",),
     )
 
@@ -153,7 +155,7 @@ def _image_inputs(observatory: Observatory, partition_key: str) -> _Inputs:
         {
             "observation": _observation(known),
             "measurement_set": _upstream(observatory, known, "measurement_set", partition_key),
-            "calibration": _tables_in_use(observatory.store, partition_key),
+            "calibration": _tables_in_use(observatory, partition_key),
             "catalogue": _catalogue(observatory.products),
             "calibrator_list": _calibrator_list(observatory),
             "imaging": settings.imaging.model_dump(mode="json"),
@@ -220,13 +222,16 @@ def _raw_states(paths: list[Path]) -> list[list[Any]] | None:
 def _upstream(observatory: Observatory, known: Noted, asset: str, partition_key: str) -> str | None:
     """What a product upstream was made from, if it is as it was left."""
     making = known.makings.get(asset)
-    if making is None or file_state(_files(observatory.products, asset, partition_key)) != making.file_state:
+    if making is None:
+        return None
+    files = [observatory.products.brought(path) for path in _files(observatory.products, asset, partition_key)]
+    if file_state(files) != making.file_state:
         return None
     return making.input_hash
 
 
 def _catalogue(products: Products) -> str | None:
-    return content_of_file(products.reference_catalogue())
+    return content_of_file(products.brought(products.reference_catalogue()))
 
 
 def _calibrator_list(observatory: Observatory) -> list[dict[str, Any]]:
@@ -250,7 +255,7 @@ def _bandpass_to_use(observatory: Observatory, partition_key: str) -> dict[str, 
         chosen = active_bandpass(observatory, *middle)
     except UncalibratedError:
         return None
-    if not _is_content(chosen.path, chosen.content_hash):
+    if not _is_content(observatory.products, chosen.path, chosen.content_hash):
         return None
     return {"path": str(chosen.path), "content": chosen.content_hash, "fallback": chosen.fallback}
 
@@ -258,15 +263,15 @@ def _bandpass_to_use(observatory: Observatory, partition_key: str) -> dict[str, 
 def _middle_of(products: Products, partition_key: str) -> tuple[float, float] | None:
     """Middle (UTC MJD) and declination (deg) of a measurement set, as its document tells them; None if it does not."""
     try:
-        told = json.loads(products.document("measurement_set", partition_key, ".json").read_text())
+        told = json.loads(products.present(products.document("measurement_set", partition_key, ".json")).read_text())
         return float(told["middle_mjd"]), float(told["pointing_dec_deg"])
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _tables_in_use(store: Store, partition_key: str) -> list[list[str]] | None:
+def _tables_in_use(observatory: Observatory, partition_key: str) -> list[list[str]] | None:
     """Kind and content of the tables that an observation uses, if all are active and what their hashes say."""
-    used = store.query(
+    used = observatory.store.query(
         "SELECT u.kind, u.path, t.content_hash, t.status FROM calibration_use u LEFT JOIN calibration_table t"
         " ON t.path = u.path WHERE u.partition_key = ? AND u.path IS NOT NULL ORDER BY u.kind",
         [partition_key],
@@ -274,39 +279,40 @@ def _tables_in_use(store: Store, partition_key: str) -> list[list[str]] | None:
     if not used.height or used["status"].ne_missing("active").any():
         return None
     told = used.select("path", "kind", "content_hash").rows()
-    if not all(_is_content(Path(path), content) for path, _, content in told):
+    if not all(_is_content(observatory.products, path, content) for path, _, content in told):
         return None
     return [[kind, content] for _, kind, content in told]
 
 
-def _table_of(store: Store, kind: str, partition_key: str) -> str | None:
+def _table_of(observatory: Observatory, kind: str, partition_key: str) -> str | None:
     """Path of the one active table that a partition has made, if it is what its hash says."""
-    found = store.query(
+    found = observatory.store.query(
         "SELECT path, content_hash FROM calibration_table WHERE kind = ? AND partition_key = ? AND status = 'active'",
         [kind, partition_key],
     )
-    if found.height != 1 or not _is_content(Path(found["path"][0]), found["content_hash"][0]):
+    if found.height != 1 or not _is_content(observatory.products, found["path"][0], found["content_hash"][0]):
         return None
     return str(found["path"][0])
 
 
-def _uses_its_own_gains(store: Store, partition_key: str, inputs: Mapping[str, Any]) -> bool:
+def _uses_its_own_gains(observatory: Observatory, partition_key: str, inputs: Mapping[str, Any]) -> bool:
     """Whether an observation uses its own gains, and the bandpass that would be chosen for it now."""
-    used = store.query(
+    used = observatory.store.query(
         "SELECT kind, path, fallback FROM calibration_use WHERE partition_key = ? ORDER BY kind", [partition_key]
     )
     expected = [
         ("B", inputs["bandpass"]["path"], inputs["bandpass"]["fallback"]),
-        ("G", _table_of(store, "G", partition_key), "none"),
+        ("G", _table_of(observatory, "G", partition_key), "none"),
     ]
     return used.rows() == expected
 
 
-def _is_content(path: Path, content: str | None) -> bool:
-    """Whether a table is on disk and says what its hash says."""
+def _is_content(products: Products, noted_path: str | Path, content: str | None) -> bool:
+    """Whether a table is there and says what its hash says."""
     from contimg_resources.calibration_tables import content_hash
 
     try:
+        path = products.brought(noted_path)
         return path.exists() and content_hash(path) == content
     except (ResourceError, OSError, RuntimeError):
         return False

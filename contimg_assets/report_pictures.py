@@ -93,9 +93,9 @@ def _readable(found: Iterable[T | None]) -> list[T]:
 
 
 def _sheet_image(products: Products, row: dict[str, Any], name: str) -> SheetImage | None:
-    path = products.located(row["path"])
-    fits: Path = path / f"{FULL_BAND}_image.fits" if path.is_dir() else path
     try:
+        path = products.present(row["path"])
+        fits: Path = path / f"{FULL_BAND}_image.fits" if path.is_dir() else path
         geometry = read_geometry(fits)
         pixels = read_region(fits, (0, geometry.n_x), (0, geometry.n_y), _SHEET_PIXELS)
     except (ProductMissingError, ImageFileError):
@@ -105,7 +105,7 @@ def _sheet_image(products: Products, row: dict[str, Any], name: str) -> SheetIma
 
 def _solutions(products: Products, row: dict[str, Any]) -> Solutions | None:
     try:
-        return Solutions(**read_calibration_table(products.located(row["path"])))
+        return Solutions(**read_calibration_table(products.present(row["path"])))
     except (ProductMissingError, CasaError):
         return None
 

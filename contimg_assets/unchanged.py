@@ -49,6 +49,8 @@ class Recipe:
     check_specs: Sequence[dg.AssetCheckSpec]
     files: Sequence[Path] = ()
     """Files and folders of the product."""
+    bring: Callable[[Path], Path] = Path
+    """Gives a file's place after fetching what another host made: `Products.brought`."""
     tables: Sequence[str] = ()
     """Tables of the store in which the partition has rows."""
     tables_maybe_empty: Sequence[str] = ()
@@ -158,7 +160,7 @@ class Stage:
             yield "results of its checks are missing"
         if any(not result.passed and result.severity == dg.AssetCheckSeverity.ERROR for result in results):
             yield "a check that blocks has failed"
-        if file_state(recipe.files) != making.file_state:
+        if file_state([recipe.bring(path) for path in recipe.files]) != making.file_state:
             yield "its files are not as they were made"
         if self._row_state(recipe) != making.row_state or not recipe.is_intact(inputs):
             yield "its rows or tables are not as they were made"

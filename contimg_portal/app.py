@@ -46,8 +46,8 @@ from contimg_portal.metrics import Metrics
 from contimg_portal.store_cache import StoreCache
 from contimg_portal.turns import Turns
 from contimg_resources.errors import ResourceError
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings
+from contimg_resources.store.connection import open_store
 from contimg_resources.store.snapshot import SnapshotStore
 from contimg_resources.telescope import load_telescope
 
@@ -99,7 +99,7 @@ def create_app(settings: Settings, *, site: str | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.told_settings = settings_api.told_settings(settings, site)
-    app.state.store = SnapshotStore(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
+    app.state.store = SnapshotStore(open_store(settings).path, wait_s=STORE_WAIT_S)
     app.state.cache = StoreCache(app.state.store.path, settings.pages.cache_s)
     app.state.telescope = load_telescope(settings.array)
     app.state.site = site
@@ -130,7 +130,9 @@ def _add_sites(app: FastAPI, settings: Settings, site: str | None) -> None:
         return
     app.state.sites = {HOME_SITE: app.state.store}
     for name, folder in settings.sites.items():
-        elsewhere = settings.model_copy(update={"data": folder, "portal_token": None, "sites": {}})
+        elsewhere = settings.model_copy(
+            update={"data": folder, "portal_token": None, "sites": {}, "store": None, "products_url": None}
+        )
         of_site = create_app(elsewhere, site=name)
         app.mount(f"/sites/{name}", of_site, name=f"site-{name}")
         app.state.sites[name] = of_site.state.store

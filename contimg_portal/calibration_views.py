@@ -32,8 +32,8 @@ def antenna_overview(products: Products, table: dict[str, Any]) -> dict[str, Any
         ``figure``, ``counts`` (by state), ``names`` (of the weak and the dead), ``bad_fraction``; or ``trouble``: why there
         is no map.
     """
-    path = products.located(table["path"])
     try:
+        path = products.present(table["path"])
         with _ONE_AT_A_TIME:
             solutions = read_calibration_table(path)
             positions = read_antenna_positions(path)
@@ -67,7 +67,7 @@ def calibration_figures(products: Products, kind: str, noted_path: str) -> dict[
     """Figures of a table by name, or ``trouble``: why there are none."""
     try:
         with _ONE_AT_A_TIME:
-            solutions = read_calibration_table(products.located(noted_path))
+            solutions = read_calibration_table(products.present(noted_path))
     except ResourceError as error:
         return {"trouble": error.what}
     return {"figures": plot_gains(solutions) if kind == "G" else plot_bandpass(solutions)}

@@ -22,10 +22,9 @@ from contimg_portal.findings import Finding
 from contimg_portal.platform_diagnosis import examine_platform
 from contimg_resources.calibrator_lists import read_calibrator_list
 from contimg_resources.errors import ResourceError
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings, config_path, kernel_cache, unknown_variables
 from contimg_resources.store import queries
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 from contimg_resources.store.records import records_folder
 from contimg_resources.telescope import load_telescope
 
@@ -133,6 +132,21 @@ def examine_folders(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk space", "ok", detail)
 
 
+def examine_separate_folders(settings: Settings) -> Iterator[Finding]:
+    """Whether products reach other hosts, where this one has a data folder of its own and the store is elsewhere."""
+    if settings.store is None or settings.store.parent == settings.data:
+        return
+    name = "data folder of this host"
+    if settings.products_url is None:
+        detail = f"the store is {settings.store}, and products have no home: other hosts do not see those made here"
+        yield Finding(name, "warn", detail, "Set CONTIMG_PRODUCTS_URL, on all hosts the same.")
+    elif "measurement_set" in settings.unpublished:
+        detail = "measurement sets are not published: only the host that made one can make its images"
+        yield Finding(name, "warn", detail, "Set CONTIMG_UNPUBLISHED=raw_visibilities, on all hosts.")
+    else:
+        yield Finding(name, "ok", f"products meet in {settings.products_url}")
+
+
 def examine_store(store: Store) -> Iterator[Finding]:
     """Whether the store opens and answers."""
     if not store.path.exists():
@@ -188,8 +202,9 @@ def examine_everything(settings: Settings) -> Iterator[Finding]:
     yield from examine_settings(settings)
     yield from examine_dependencies()
     yield from examine_folders(settings)
+    yield from examine_separate_folders(settings)
     yield from examine_catalogue(settings)
-    store = Store(Products(settings.data).store_path, wait_s=10.0)
+    store = open_store(settings, wait_s=10.0)
     yield from examine_store(store)
     yield from examine_platform(settings, store)
     yield from examine_numba_cache()

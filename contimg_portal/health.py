@@ -26,9 +26,8 @@ from contimg_portal.platform_diagnosis import (
     examine_sensors,
     instance_view,
 )
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import open_store
 
 ComponentState = Literal["healthy", "degraded", "unhealthy", "unknown"]
 Examine = Callable[[], Iterator[Finding]]
@@ -61,7 +60,7 @@ class Component:
 
 def components(settings: Settings) -> dict[str, Examine]:
     """What is looked at, by name."""
-    store, view = Store(Products(settings.data).store_path, wait_s=_STORE_WAIT_S), instance_view()
+    store, view = open_store(settings, wait_s=_STORE_WAIT_S), instance_view()
     return {
         "store": partial(examine_store, store),
         "disk": partial(examine_folders, settings),

@@ -26,9 +26,8 @@ from pydantic import ValidationError
 from contimg_portal.access import is_token
 from contimg_resources.errors import DiskFullError, ResourceError, SettingsError, StoreError, TransferError
 from contimg_resources.heartbeats import Heartbeat, note_heartbeats
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 from contimg_resources.transfers.delivery import BEATS_PATH, FILES_PATH
 from contimg_resources.transfers.description import AgentBeat, Chunk, Progress, Question
 from contimg_resources.transfers.receiving import Receiver
@@ -68,14 +67,17 @@ class Receivers:
         """Where files of a site go: the incoming folder, or for a named one ``incoming`` in its data folder."""
         with self._lock:
             if site not in self._receivers:
-                folder = self._settings.incoming if not site else self.data_of(site) / "incoming"
+                folder = self._settings.incoming if not site else self._data_of(site) / "incoming"
                 self._receivers[site] = Receiver(folder, minimum_free_gb=self._settings.minimum_free_gb)
             return self._receivers[site]
 
-    def data_of(self, site: str) -> Path:
-        """Data folder of a site."""
-        if not site:
-            return self._settings.data
+    def store_of(self, site: str) -> Store:
+        """Store of a site: this installation's, or for a named one that in its data folder."""
+        update = {"data": self._data_of(site), "store": None} if site else {}
+        return open_store(self._settings.model_copy(update=update), wait_s=_STORE_WAIT_S)
+
+    def _data_of(self, site: str) -> Path:
+        """Data folder of a named site."""
         if site not in self._settings.sites:
             raise TransferError(
                 "No such site", got=repr(site), expected=", ".join(self._settings.sites) or "none but this one's own (empty)",
@@ -114,7 +116,7 @@ async def take_piece(request: Request, name: str) -> Progress:
 def take_heartbeat(request: Request, beat: AgentBeat) -> Response:
     """Note that an agent lives, by this host's clock."""
     receivers: Receivers = request.app.state.receivers
-    store = Store(Products(receivers.data_of(beat.site)).store_path, wait_s=_STORE_WAIT_S)
+    store = receivers.store_of(beat.site)
     name = f"agent:{beat.site}:{beat.host}" if beat.site else f"agent:{beat.host}"
     now = datetime.now(UTC).replace(tzinfo=None)
     detail = beat.model_dump_json(exclude={"host", "interval_s"})

@@ -24,10 +24,9 @@ from contimg_portal.kept_answers import KeptAnswer, answers_within
 from contimg_portal.platform_diagnosis import instance_view
 from contimg_resources.instance_view import STEP_OUTCOMES, InstanceView
 from contimg_resources.machine import available_memory_bytes
-from contimg_resources.products import Products
 from contimg_resources.setting_changes import code_version
 from contimg_resources.settings import Settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import open_store
 from contimg_resources.store.measures import measure_store, stage_durations
 
 PREFIX = "contimg_"
@@ -95,7 +94,7 @@ class Metrics(Collector):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = Store(Products(settings.data).store_path, wait_s=_STORE_WAIT_S)
+        self._store = open_store(settings, wait_s=_STORE_WAIT_S)
         self._view = instance_view()
         self._tally = StageTally()
         looks = {"store": self._of_store, "machine": self._of_machine}

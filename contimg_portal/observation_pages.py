@@ -22,7 +22,7 @@ from contimg_portal.source_frame import sources_near
 from contimg_portal.stages import ASSET_OF_STAGE, STAGES, STATES, count_states, stage_states
 from contimg_resources.errors import ResourceError
 from contimg_resources.image_regions import read_geometry
-from contimg_resources.products import Products
+from contimg_resources.products import Products, open_products
 from contimg_resources.store import nights
 from contimg_resources.store.connection import Store
 from contimg_resources.store.moment import one_moment
@@ -136,7 +136,7 @@ def show_observation(request: Request, store: OpenStore, observation_id: str, ba
             "letters": nights.dead_letters_of(moment, key).to_dicts(),
             "decisions": nights.decisions_about(moment, observation_id).to_dicts(),
         }
-    products = Products(request.app.state.settings.data)
+    products = open_products(request.app.state.settings)
     image = next((row for row in found["images"] if row["band"] == band), None)
     figures: dict[str, Any] = {}
     trouble = None
@@ -176,7 +176,7 @@ def show_observation(request: Request, store: OpenStore, observation_id: str, ba
 def _viewer(
     request: Request, store: Store, products: Products, observation: dict[str, Any], image: dict[str, Any]
 ) -> dict[str, Any]:
-    path = products.located(image["path"])
+    path = products.brought(image["path"])
     path = path / f"{image['band']}_image.fits" if path.is_dir() else path
     try:
         geometry = read_geometry(path)

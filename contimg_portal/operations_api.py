@@ -35,7 +35,7 @@ from contimg_portal.parameters import (
     YesOrNo,
 )
 from contimg_resources.alerts.ledger import acknowledge_alert
-from contimg_resources.products import Products
+from contimg_resources.products import Products, open_products
 from contimg_resources.store import dead_letters, listings
 from contimg_resources.store.connection import Store
 
@@ -142,7 +142,7 @@ def report_days(products: Products) -> list[str]:
 @router.get("/reports")
 def list_reports(request: Request, limit: Limit = 100, offset: Offset = 0) -> ReportList:
     """Days that have a quality report, newest first."""
-    return ReportList(days=report_days(Products(request.app.state.settings.data))[offset : offset + limit])
+    return ReportList(days=report_days(open_products(request.app.state.settings))[offset : offset + limit])
 
 
 @router.get(
@@ -152,7 +152,8 @@ def list_reports(request: Request, limit: Limit = 100, offset: Offset = 0) -> Re
 )
 def show_report(request: Request, day: Day) -> Response:
     """The quality report of a day: one HTML document, which the browser may show but not run."""
-    path: Path = Products(request.app.state.settings.data).report(day)
+    products = open_products(request.app.state.settings)
+    path: Path = products.brought(products.report(day))
     if not path.is_file():
         raise HTTPException(404, f"There is no report of {day}.")
     return HTMLResponse(path.read_bytes(), headers={"Content-Security-Policy": _REPORT_POLICY})

@@ -18,7 +18,7 @@ from contimg_portal.operations_api import disk_of, report_days
 from contimg_portal.pages import render
 from contimg_portal.quality_figures import plot_calibration, plot_completeness
 from contimg_resources.errors import ResourceError
-from contimg_resources.products import Products
+from contimg_resources.products import open_products
 from contimg_resources.setting_changes import setting_changes
 from contimg_resources.store import listings
 
@@ -43,7 +43,7 @@ def show_quality(request: Request, store: OpenStore) -> Response:
     failed = listings.rows(store, "check_result", where={"passed": False}, limit=_ROWS_SHOWN)
     context = {
         "figures": figures,
-        "days": report_days(Products(request.app.state.settings.data))[:_REPORTS_SHOWN],
+        "days": report_days(open_products(request.app.state.settings))[:_REPORTS_SHOWN],
         "recovery": recovery.to_dicts(),
         "calibration": calibration.tail(8).reverse().to_dicts(),
         "failed": failed.to_dicts(),

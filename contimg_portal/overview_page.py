@@ -18,7 +18,7 @@ from contimg_portal.api import OpenStore
 from contimg_portal.calibration_views import antenna_overview
 from contimg_portal.pages import cache_of, render
 from contimg_resources.errors import ResourceError
-from contimg_resources.products import Products
+from contimg_resources.products import open_products
 from contimg_resources.settings import Settings
 from contimg_resources.store import queries, state
 from contimg_resources.store.backlog import backlog
@@ -50,7 +50,7 @@ def show_overview(request: Request, store: OpenStore) -> Response:
             "last_point_mjd": queries.last_light_curve_mjd(moment),
         }
         gains = state.newest_calibration(moment, "G")
-    cache, products = cache_of(request), Products(settings.data)
+    cache, products = cache_of(request), open_products(settings)
     lst_deg = local_sidereal_time_deg(formats.to_mjd(now), telescope.longitude_deg)
     figures: dict[str, Any] = {}
     if newest is not None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from contimg_portal.api import OpenStore
 from contimg_resources.image_regions import ImageGeometry, read_geometry, read_region
-from contimg_resources.products import Products
+from contimg_resources.products import Products, open_products
 from contimg_resources.store import nights
 
 router = APIRouter(include_in_schema=False)
@@ -44,7 +44,7 @@ def image_path(store: OpenStore, products: Products, observation_id: str, band: 
     found = nights.image_of(store, observation_id, band)
     if found is None:
         raise HTTPException(404, f"There is no image of {observation_id} in band {band}.")
-    path = products.located(found["path"])
+    path = products.brought(found["path"])
     return path / f"{band}_image.fits" if path.is_dir() else path
 
 
@@ -60,7 +60,7 @@ def show_image(
     y1: Pixel = None,
 ) -> Response:
     """A rectangle of an image (pixels from 0, the last exclusive), or all of it."""
-    path = image_path(store, Products(request.app.state.settings.data), observation_id, band)
+    path = image_path(store, open_products(request.app.state.settings), observation_id, band)
     geometry = read_geometry(path)
     left, right = _span(x0, x1, geometry.n_x)
     low, high = _span(y0, y1, geometry.n_y)
@@ -80,7 +80,7 @@ def show_cutout(
     peak_jy: Peak = None,
 ) -> Response:
     """A square around a position; with ``peak_jy`` on a scale that several cut-outs share."""
-    path = image_path(store, Products(request.app.state.settings.data), observation_id, band)
+    path = image_path(store, open_products(request.app.state.settings), observation_id, band)
     geometry = read_geometry(path)
     x, y = (float(v) for v in geometry.wcs.world_to_pixel_values(ra_deg, dec_deg))
     if not (np.isfinite(x) and np.isfinite(y) and -1 < x < geometry.n_x and -1 < y < geometry.n_y):

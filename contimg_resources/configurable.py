@@ -9,9 +9,9 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from contimg_resources.observability import configure_logging
-from contimg_resources.products import Products
+from contimg_resources.products import Products, open_products
 from contimg_resources.settings import Settings, load_settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 from contimg_resources.telescope import Telescope, load_telescope
 from contimg_resources.tracing import configure_tracing
 
@@ -38,15 +38,9 @@ class Observatory(dg.ConfigurableResource):  # type: ignore[type-arg]
     @property
     def products(self) -> Products:
         """Where every product lies."""
-        settings = self.settings
-        home = None
-        if settings.products_url is not None:
-            from contimg_resources.product_home import ProductHome
-
-            home = ProductHome(settings.products_url)
-        return Products(settings.data, minimum_free_gb=settings.minimum_free_gb, scratch=settings.scratch, home=home)
+        return open_products(self.settings)
 
     @property
     def store(self) -> Store:
         """The DuckDB store; opened for one transaction at a time."""
-        return Store(self.products.store_path)
+        return open_store(self.settings)

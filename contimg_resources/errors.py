@@ -6,6 +6,7 @@ Drawn as a tree::
     ├── SettingsError               nothing will work until the setting is fixed
     ├── RawFileError                a raw file cannot be used; it stays where it is, quarantined by reason code
     ├── ProductMissingError         a product that should exist does not; make it again
+    │   └── ProductNotPublishedError  it is not in the products' home (yet); transient
     ├── CatalogueError              a catalogue is missing or lacks columns
     ├── DiskFullError               no space left; free some, then retry
     ├── CasaError                   CASA or casacore refused; transient says whether retrying can help
@@ -73,6 +74,12 @@ class ProductMissingError(ResourceError, FileNotFoundError):
     """Raise when a product that an asset needs is not on disk."""
 
     reason_code = "product_missing"
+
+
+class ProductNotPublishedError(ProductMissingError):
+    """Raise when a product is neither on this host nor in the home: the host that made it may be publishing it just now."""
+
+    transient = True
 
 
 class CatalogueError(ResourceError):

@@ -17,19 +17,26 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import polars as pl
 
-from contimg_resources.errors import DiskFullError, ProductMissingError, ResourceError
+from contimg_resources.errors import DiskFullError, ProductMissingError, ProductNotPublishedError, ResourceError
 from contimg_resources.full_disks import disk_full, says_disk_is_full
 from contimg_resources.tracing import traced
 
+if TYPE_CHECKING:
+    from contimg_resources.settings import Settings
+
 _PARTITION = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T-](\d{2}):?(\d{2}))?")
+_DAY, _TIME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}")
 _HASH_DIGITS = 12
 """Of a content hash in a name: enough for the tables of one partition."""
 _UNPARTITIONED = "all"
+_STORE = "contimg.duckdb"
 _HASH_BLOCK_BYTES = 1 << 20
+_PATIENCE_S = 30.0
+"""A stage or a page does not wait longer for the home."""
 _UNFINISHED = ".tmp"
 """Ending of the hidden name of a file that is being written."""
 
@@ -37,8 +44,14 @@ _UNFINISHED = ".tmp"
 class PublishedProducts(Protocol):
     """A place that has copies of products (``product_home``)."""
 
-    def fetch(self, products: Products, asset: str, partition_key: str | None) -> list[Path]:
-        """Bring a partition's product to its place on the local disk, whole, or raise ProductMissingError."""
+    def refresh(self, products: Products, asset: str, partition_key: str | None) -> None:
+        """Bring what is newer there, or missing here, of a partition to its place on the local disk, each part whole."""
+
+    def has(self, products: Products, path: Path) -> bool:
+        """Whether a copy of the file or folder at that place is there."""
+
+    def partitions(self, asset: str) -> list[str | None]:
+        """Partitions of an asset of which there are copies, oldest first."""
 
 
 class Products:
@@ -51,9 +64,11 @@ class Products:
     minimum_free_gb : float
         Free space (GB) that must remain after writing.
     home : PublishedProducts, optional
-        Where what is missing here is fetched from before it is read.
+        Where what is missing here, or was made again elsewhere, is fetched from before it is read.
     scratch : Path, optional
         Folder for work in progress, which may be a disk of this host; default below the data folder.
+    store_path : Path, optional
+        The DuckDB file; default in the data folder. Elsewhere where this is not the host of the store.
     """
 
     def __init__(
@@ -63,16 +78,14 @@ class Products:
         minimum_free_gb: float = 0.0,
         home: PublishedProducts | None = None,
         scratch: Path | None = None,
+        store_path: Path | None = None,
     ) -> None:
         self.root = root.absolute()
+        self.store_path = store_path or self.root / _STORE
+        """The DuckDB file."""
         self._scratch = scratch or self.root / "scratch"
         self.minimum_free_gb = minimum_free_gb
         self.home = home
-
-    @property
-    def store_path(self) -> Path:
-        """The DuckDB file."""
-        return self.root / "contimg.duckdb"
 
     def stem(self, asset: str, partition_key: str | None) -> Path:
         """Path of a partition without its suffix, e.g. ``products/continuum_image/2026-01-25/2225``.
@@ -139,16 +152,37 @@ class Products:
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch / f"{name}-{uuid.uuid4().hex[:8]}"
 
+    def partition_of(self, path: Path) -> tuple[str, str | None] | None:
+        """Asset and partition of what lies at a path, as `stem` takes them; None for what is no product.
+
+        Hours are given as the observation window with which they begin: both have the same stem.
+        """
+        if not path.is_relative_to(self.root / "products"):
+            return None
+        asset, *parts = path.relative_to(self.root / "products").parts or ("",)
+        name = parts[min(1, len(parts) - 1)].split(".")[0] if parts else ""
+        if len(parts) > 1 and _DAY.fullmatch(parts[0]) and (name == "day" or _TIME.fullmatch(name)):
+            return asset, parts[0] if name == "day" else f"{parts[0]}T{name[:2]}:{name[2:]}"
+        return (asset, None) if parts and parts[0].split(".")[0] == _UNPARTITIONED else None
+
+    def noted(self, path: Path) -> Path:
+        """Path by which the store knows a product: where it lies, or would lie, on the host of the store.
+
+        So rows do not depend on the host that made them; `located` and `present` lead back to the local disk.
+        """
+        return self.store_path.parent / path.relative_to(self.root)
+
     def located(self, noted: str | Path) -> Path:
         """Where a product lies whose path was noted when it was made: a data folder may be moved, copied or mounted elsewhere.
 
         Parameters
         ----------
         noted : path
-            As the store has it. One that exists, or is not below a folder ``products``, is returned as it is.
+            As the store has it. One that is not below a folder ``products`` is returned as it is; so is one that exists, where
+            products have no home: with one, each host reads its own copies.
         """
         path = Path(noted)
-        if path.exists() or "products" not in path.parts:
+        if "products" not in path.parts or (self.home is None and path.exists()):
             return path
         start = len(path.parts) - path.parts[::-1].index("products") - 1
         return self.root.joinpath(*path.parts[start:])
@@ -179,13 +213,38 @@ class Products:
     @traced("io.read_parquet")
     def read_parquet(self, asset: str, partition_key: str | None) -> pl.DataFrame:
         """Read a partition's measurements; ProductMissingError when there are none."""
-        return pl.read_parquet(self.present(self.table(asset, partition_key), asset, partition_key))
+        return pl.read_parquet(self.present(self.table(asset, partition_key)))
 
-    def present(self, path: Path, asset: str, partition_key: str | None) -> Path:
-        """Return a product's path when it is on the local disk, fetched from its home if need be; else ProductMissingError."""
-        if self.home is not None and not path.exists():
-            self.home.fetch(self, asset, partition_key)
+    def brought(self, noted: str | Path) -> Path:
+        """Where a product lies on the local disk, its newest version fetched from the home; it may be missing there too."""
+        path = self.located(noted)
+        partition = self.partition_of(path)
+        if self.home is not None and partition is not None:
+            self.home.refresh(self, *partition)
+        return path
+
+    def present(self, noted: str | Path) -> Path:
+        """Where a product lies (see `located`) that is to be read: everybody who reads one asks here.
+
+        Raises
+        ------
+        ProductMissingError
+            If it is neither on the local disk nor in the home.
+        """
+        path = self.brought(noted)
+        if self.home is not None and not path.exists() and self.partition_of(path) is not None:
+            raise ProductNotPublishedError(
+                f"Product {path} is neither here nor in the home of products",
+                got="nothing published",
+                expected="a file or folder",
+                remedy="If another host made it: run `contimg products publish` there. Else materialize its asset again.",
+            )
         return require(path)
+
+    def holds(self, noted: str | Path) -> bool:
+        """Whether `present` would find a product; nothing is fetched."""
+        path = self.located(noted)
+        return path.exists() or (self.home is not None and self.home.has(self, path))
 
     def write_bytes(self, path: Path, content: bytes) -> Path:
         """Write a file whole or not at all."""
@@ -236,16 +295,28 @@ class Products:
             )
 
 
+def open_products(settings: Settings) -> Products:
+    """Products of an installation, which know their home where one is set."""
+    home = None
+    if settings.products_url is not None:
+        from contimg_resources.product_home import ProductHome
+
+        home = ProductHome(settings.products_url, patience_s=_PATIENCE_S)
+    free_gb, scratch, store_path = settings.minimum_free_gb, settings.scratch, settings.store
+    return Products(settings.data, minimum_free_gb=free_gb, home=home, scratch=scratch, store_path=store_path)
+
+
 def remove_whole(path: Path) -> None:
-    """Remove a file or folder; a kill halfway leaves no half product under its name (`doomed_remains` finds the rest)."""
+    """Remove a file or folder; a kill halfway leaves no half product under its name (`finish_removal` does the rest)."""
     doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
     path.rename(doomed)
     shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
 
 
-def doomed_remains(path: Path) -> list[Path]:
-    """What a killed `remove_whole` of this path left; there is no half product among it that somebody could need."""
-    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.removed"))
+def finish_removal(path: Path) -> None:
+    """Remove what a killed `remove_whole` of this path left; there is no half product among it that somebody could need."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.removed"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def unfinished_remains(path: Path) -> list[Path]:

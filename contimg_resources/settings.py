@@ -92,6 +92,9 @@ class Settings(BaseSettings):
 
     data: AbsolutePath = Field(Path(".contimg"), description="products and store")
     incoming: AbsolutePath = Field(Path(), description="folder watched for raw files; default <data>/incoming")
+    store: AbsolutePath | None = Field(
+        None, description="the DuckDB file, where its host has it; default <data>/contimg.duckdb"
+    )
     scratch: AbsolutePath | None = Field(
         None, description="work in progress, a disk of this host; default <data>/scratch"
     )

@@ -93,6 +93,10 @@ class RetentionSettings(BaseModel):
     policies: Annotated[list[Policy], NoDecode, BeforeValidator(_split_policies)] = Field(
         [], description=f"{_EXAMPLE} (days; TOML: a list of tables); empty keeps everything"
     )
+    withdraw: bool = Field(
+        default=False,
+        description="CONTIMG_PRODUCTS_URL loses what is removed; what other hosts made is archived and removed too",
+    )
     candidate_margin_d: float = Field(
         7.0, ge=0, description="what was observed of a candidate's source so long before and after the event stays, d"
     )

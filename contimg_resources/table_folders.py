@@ -22,6 +22,8 @@ from pathlib import Path
 from contimg_resources.errors import CasaError, DiskFullError
 from contimg_resources.full_disks import disk_full, says_disk_is_full
 
+LOCK_FILE = "table.lock"
+"""File of a casacore table that is written when it is only read."""
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 """Of Linux's renameat2(2)."""
 

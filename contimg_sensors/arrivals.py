@@ -107,7 +107,7 @@ def catalogue_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
 def observation_requests(observatory: Observatory) -> Iterator[dg.RunRequest]:
     """Runs of ready observations, in the order of observation, each as far as its calibration allows."""
     store = observatory.store
-    if not observatory.products.reference_catalogue().exists():
+    if not observatory.products.holds(observatory.products.reference_catalogue()):
         return
     ready = store.query(_READY)
     if ready.is_empty():

@@ -16,10 +16,9 @@ from pydantic import SecretStr
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from contimg_resources.errors import ProductMissingError
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings
 from contimg_resources.store import queries
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 from tests.e2e.browser import open_page
 from tests.portal.serving import serve
 
@@ -64,7 +63,7 @@ def main() -> None:
     if arguments.all:
         looks += [("-dark", _SIZE, "dark"), ("-phone", _PHONE, "light")]
     settings = Settings(data=arguments.data, portal_token=SecretStr("only for pictures"))
-    pages = addresses(Store(Products(settings.data).store_path))
+    pages = addresses(open_store(settings))
     with serve(settings) as client:
         for ending, size, scheme in looks:
             with open_page(*size) as page:

@@ -127,9 +127,9 @@ def raw_visibilities_checks(
     from contimg_assets.arrivals import raw_files_of
     from contimg_resources.uvh5 import read_subband_header
 
-    partition_key = context.partition_key
+    partition_key, products = context.partition_key, observatory.products
     headers = [read_subband_header(path) for path in raw_files_of(partition_key, observatory)]
-    summary = json.loads(observatory.products.document("measurement_set", partition_key, ".json").read_text())
+    summary = json.loads(products.present(products.document("measurement_set", partition_key, ".json")).read_text())
     n_wanted = observatory.telescope.n_subbands
     starts_s = [header.start_mjd * 86_400.0 for header in headers]
     decs_deg = [header.pointing_dec_deg for header in headers]

@@ -137,7 +137,6 @@ def _settings() -> Settings:
 
 
 def _store(settings: Settings) -> Store:
-    from contimg_resources.products import Products
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
-    return Store(Products(settings.data).store_path)
+    return open_store(settings)

@@ -152,12 +152,11 @@ def asked_assets(assets: str) -> list[str]:
 
 def observation_windows(first: datetime, last: datetime) -> list[str]:
     """Partition keys of the observations that began in a range: known to the store, or lying in the incoming folder."""
-    from contimg_resources.products import Products
     from contimg_resources.settings import load_settings
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
     settings = load_settings()
-    store = Store(Products(settings.data).store_path)
+    store = open_store(settings)
     low, high = (f"{when:%Y-%m-%dT%H:%M}" for when in (first - timedelta(minutes=4), last))
     known: set[str] = set()
     if store.path.exists():

@@ -26,7 +26,9 @@ def main() -> None:
 
 @app.command()
 def up(
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers, each a process with scratch of its own.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Workers, each a process with a data folder of its own.")
+    ] = 2,
     pinned: Annotated[bool, typer.Option("--pinned", help="Worker n uses core n only.")] = False,
     dagster_port: Annotated[int, typer.Option(envvar="DAGSTER_PORT", help="Port of the Dagster UI.")] = 3000,
     portal_port: Annotated[int, typer.Option(envvar="PORTAL_PORT", help="Port of the portal.")] = 8000,
@@ -42,7 +44,7 @@ def up(
 ) -> None:
     """Start everything on this machine, watch over it, and stop it all on Ctrl-C or SIGTERM."""
     with one_screen_errors():
-        from contimg_resources.cluster.one_machine import OneMachine, Ports
+        from contimg_resources.cluster.one_machine import OneMachine, Places, Ports
         from contimg_resources.cluster.services import Supervisor, is_open
         from contimg_resources.cluster.update import UpdateFiles, Updater
         from contimg_resources.errors import ResourceError
@@ -61,7 +63,9 @@ def up(
                 expected="free ports",
                 remedy="Choose others (see --help), or stop what runs: contimg cluster down.",
             )
-        machine = OneMachine(folder, services_folder or folder / "services", ports, workers, pinned)
+        machine = OneMachine(
+            folder, services_folder or folder / "services", ports, Places.of(settings), workers, pinned
+        )
         asked: list[int] = []
         supervisor = Supervisor(folder, restart_after_s, lambda: bool(asked), machine.about)
         updater = Updater(machine, supervisor, UpdateFiles(folder))

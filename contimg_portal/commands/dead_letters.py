@@ -96,8 +96,7 @@ def _now() -> datetime:
 
 
 def _open_store() -> Store:
-    from contimg_resources.products import Products
     from contimg_resources.settings import load_settings
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
-    return Store(Products(load_settings().data).store_path)
+    return open_store(load_settings())

@@ -71,10 +71,9 @@ def _show_settings(loaded: Settings, *, json_output: bool) -> None:
 
 def _show_changes(loaded: Settings, *, json_output: bool) -> None:
     """Print the changes, newest first; StoreError where there is no store."""
-    from contimg_resources.products import Products
     from contimg_resources.setting_changes import setting_changes
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
-    store = Store(Products(loaded.data).store_path, wait_s=10.0)
+    store = open_store(loaded, wait_s=10.0)
     changes = setting_changes(store, limit=_CHANGES_SHOWN).to_dicts()
     emit({"n_changes": len(changes), "changes": changes}, as_json=json_output, rows="changes")

@@ -80,11 +80,10 @@ def grouped(source: Path, window_s: float, telescope: str | None) -> dict[str, A
 def replayed_decisions() -> dict[str, Any]:
     """Every recorded decision taken again, and those that come out differently."""
     from contimg_assets.science.arrival_decisions import decide_again
-    from contimg_resources.products import Products
     from contimg_resources.settings import load_settings
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
-    store = Store(Products(load_settings().data).store_path)
+    store = open_store(load_settings())
     recorded = store.query(
         "SELECT decision_id, observation_id, \"at\", decision, coalesce(reason_code, '') AS reason_code, n_subbands, files"
         " FROM arrival_decision WHERE decision <> 'superseded' AND files <> '{}' ORDER BY \"at\", observation_id"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from contimg_portal.console import JsonOption, emit, one_screen_errors, stderr
 
 if TYPE_CHECKING:
     from contimg_resources.product_home import ProductHome
+    from contimg_resources.products import Products
     from contimg_resources.settings import Settings
 
 app = typer.Typer(help="Products in their home: object storage or a shared folder.", no_args_is_help=True)
@@ -22,14 +24,13 @@ DayOption = Annotated[str | None, typer.Option("--day", help="Only of this UTC d
 def publish(asset: AssetOption = None, day: DayOption = None, json_output: JsonOption = False) -> None:
     """Publish what is on the local disk and not, or not like that, in the home; each object is read back."""
     with one_screen_errors():
-        from contimg_resources.product_home import local_partitions
+        from contimg_resources.product_manifests import local_partitions
         from contimg_resources.products import Products
         from contimg_resources.settings import load_settings
 
         settings = load_settings()
         home, products = _home(settings), Products(settings.data)
-        folders = sorted(path.name for path in (products.root / "products").glob("*") if path.is_dir())
-        wanted = asset or [name for name in folders if name not in settings.unpublished]
+        wanted = asset or [name for name in _assets_here(products) if name not in settings.unpublished]
         n_products = n_files = n_bytes = 0
         for name in wanted:
             for key in local_partitions(products, name):
@@ -60,6 +61,43 @@ def fetch(
         emit(
             {"n_paths": len(paths), "paths": [{"path": str(path)} for path in paths]}, as_json=json_output, rows="paths"
         )
+
+
+@app.command()
+def clear(
+    before: Annotated[datetime, typer.Option("--before", formats=["%Y-%m-%d"], help="Of days before this UTC day.")],
+    asset: AssetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Free this disk of copies of what is published; not on the host of the store, where `contimg retention` does."""
+    with one_screen_errors():
+        from contimg_resources.errors import SettingsError
+        from contimg_resources.product_manifests import local_partitions
+        from contimg_resources.products import open_products
+        from contimg_resources.settings import load_settings
+
+        settings = load_settings()
+        home, products = _home(settings), open_products(settings)
+        if products.store_path.parent == products.root:
+            raise SettingsError(
+                "This is the host of the store", got=f"the store is {products.store_path}", expected="a host without it",
+                remedy="Set CONTIMG_RETENTION__POLICIES; contimg retention notes what it removes.",
+            )  # fmt: skip
+        paths = [
+            path
+            for name in asset or _assets_here(products)
+            for key in local_partitions(products, name)
+            if key is not None and key[:10] < f"{before:%Y-%m-%d}"
+            for path in home.clear(products, name, key)
+        ]
+        emit(
+            {"n_paths": len(paths), "paths": [{"path": str(path)} for path in paths]}, as_json=json_output, rows="paths"
+        )
+
+
+def _assets_here(products: Products) -> list[str]:
+    """Assets of which something lies on this disk."""
+    return sorted(path.name for path in (products.root / "products").glob("*") if path.is_dir())
 
 
 def _home(settings: Settings) -> ProductHome:

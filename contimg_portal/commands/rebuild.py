@@ -109,8 +109,7 @@ def _windows(since: datetime | None, until: datetime | None) -> tuple[str, str]:
 
 
 def _open_store() -> Store:
-    from contimg_resources.products import Products
     from contimg_resources.settings import load_settings
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
-    return Store(Products(load_settings().data).store_path)
+    return open_store(load_settings())

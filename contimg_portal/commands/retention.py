@@ -137,14 +137,13 @@ def _event_counts(totals: RunEventTotals | None) -> dict[str, int]:
 def _retention() -> Retention:
     from contimg_resources.instance_view import InstanceView, partitions_under_way
     from contimg_resources.observability import configure_logging
-    from contimg_resources.products import Products
     from contimg_resources.retention.execution import Retention
     from contimg_resources.settings import dagster_home, load_settings
-    from contimg_resources.store.connection import Store
+    from contimg_resources.store.connection import open_store
 
     settings, home = load_settings(), dagster_home()
     configure_logging(settings)  # lines about waiting for the store go to stderr, not into the JSON
-    store = Store(Products(settings.data).store_path)
+    store = open_store(settings)
     if home is None:
         stderr.print("DAGSTER_HOME is not set: runs under way are not looked at", highlight=False)
         return Retention(settings, store)

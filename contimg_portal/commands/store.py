@@ -76,11 +76,11 @@ def keep(as_json: JsonOption = False) -> None:
 
 
 def _store_and_products(wait_s: float = 60.0) -> tuple[Store, Products]:
-    from contimg_resources.products import Products
+    from contimg_resources.products import open_products
     from contimg_resources.settings import load_settings
     from contimg_resources.store.connection import Store
 
-    products = Products(load_settings().data)
+    products = open_products(load_settings())
     return Store(products.store_path, wait_s=wait_s), products
 
 
@@ -112,11 +112,11 @@ def upgrade(
     as_json: JsonOption = False,
 ) -> None:
     """Make a store of an earlier version one of this version; the old file stays beside it. Stop Dagster and the portal first."""
-    from contimg_resources.products import Products
     from contimg_resources.settings import load_settings
+    from contimg_resources.store.connection import open_store
     from contimg_resources.store.upgrade import roll_back_store, upgrade_store
 
     with one_screen_errors():
-        path = Products(load_settings().data).store_path
+        path = open_store(load_settings()).path
         done = {"moved_aside": roll_back_store(path)} if rollback else asdict(upgrade_store(path))
     emit({"store": str(path), **done}, as_json=as_json)

@@ -31,9 +31,9 @@ from contimg_resources.alerts.ledger import record_evaluation
 from contimg_resources.alerts.probe import MEASUREMENTS, Probe, Reading, open_instance
 from contimg_resources.alerts.rules import AlertRule, load_rules
 from contimg_resources.errors import StoreError
-from contimg_resources.products import Products, atomic_write
+from contimg_resources.products import atomic_write
 from contimg_resources.settings import Settings
-from contimg_resources.store.connection import Store
+from contimg_resources.store.connection import Store, open_store
 
 INTERVAL_S = 30.0
 STORE_WAIT_S = 15.0
@@ -102,7 +102,7 @@ def evaluate_alerts(
     """
     now = at or datetime.now(UTC)
     rules = known_rules(settings)
-    store = Store(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
+    store = open_store(settings, wait_s=STORE_WAIT_S)
     with ExitStack() as stack:
         if instance is None:
             instance = open_instance()
@@ -180,7 +180,7 @@ def _leave_heartbeat(store: Store, now: datetime) -> None:
 
 def seconds_since_sensor(settings: Settings, now: datetime) -> float | None:
     """How long ago the sensor last evaluated; None when it never did or the store cannot be read."""
-    store = Store(Products(settings.data).store_path, wait_s=STORE_WAIT_S)
+    store = open_store(settings, wait_s=STORE_WAIT_S)
     try:
         rows = store.query("SELECT last_at FROM heartbeat WHERE name = ?", [HEARTBEAT]).rows()
     except StoreError:

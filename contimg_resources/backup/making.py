@@ -17,18 +17,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from contimg_resources.backup.instance import dump_instance
 from contimg_resources.backup.manifest import BackupError, checked_manifest, write_manifest
-from contimg_resources.products import Products, sync_names
+from contimg_resources.errors import TransferError
+from contimg_resources.products import Products, open_products, sync_names
 from contimg_resources.settings import Settings, config_path
 from contimg_resources.store.connection import Store
+from contimg_resources.store.records import records_folder
 from contimg_resources.store.schema import SCHEMA_VERSION
 from contimg_resources.table_folders import require_space, sync_folder
 
+_LOG = structlog.get_logger(__name__)
 STORE, INSTANCE, SETTINGS, PRODUCTS = "store", "instance", "settings", "products"
 """Folders of a backup."""
-KEPT_PRODUCTS = ("bandpass_table", "gain_table", "store_rows")
-"""Folders below ``products``: calibration tables, and the records of rows that lie in no product."""
+_KEPT_ASSETS = ("bandpass_table", "gain_table")
+"""Products that are backed up: calibration tables."""
 _STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -52,7 +57,7 @@ def make_backup(settings: Settings, home: Path | None, folder: Path, *, now: dat
             f"{target} exists", got="a backup of this second", expected="no such folder", remedy="Try again."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    products = Products(settings.data)
+    products = open_products(settings)
     require_space(target, 1.1 * _estimated_bytes(products, home))
     partial = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
     partial.mkdir(mode=0o700)  # the configuration may hold secrets
@@ -77,8 +82,9 @@ def _gather(settings: Settings, products: Products, home: Path | None, partial: 
     for path in (config_path(), settings.array, settings.calibrator_list, settings.alert_rules):
         if path is not None:
             shutil.copy2(path, partial / SETTINGS / path.name)
-    for name in KEPT_PRODUCTS:
-        _copy_products(products.root / "products" / name, partial / PRODUCTS / name)
+    _bring_tables(products)  # after the store was copied: all that it names
+    for folder in _kept_folders(products):
+        _copy_products(folder, partial / PRODUCTS / folder.name)
     return {
         "contimg": version("contimg"),
         "dagster": version("dagster"),
@@ -126,6 +132,23 @@ def _row_counts(connection: Any) -> dict[str, int]:
     return {name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0]) for (name,) in tables}  # noqa: S608
 
 
+def _kept_folders(products: Products) -> list[Path]:
+    """Folders of calibration tables, and of the records of rows that lie in no product, which is beside the store."""
+    return [*(products.root / "products" / name for name in _KEPT_ASSETS), records_folder(products.store_path)]
+
+
+def _bring_tables(products: Products) -> None:
+    """Fetch calibration tables that other hosts made; when the home is away they are safe there, and the log says so."""
+    if products.home is None:
+        return
+    try:
+        for asset in _KEPT_ASSETS:
+            for key in products.home.partitions(asset):
+                products.brought(products.stem(asset, key))
+    except TransferError as error:
+        _LOG.warning("backup_without_tables_of_other_hosts", error=str(error))
+
+
 def _copy_products(source: Path, target: Path) -> None:
     """Copy whole products; one that is replaced or removed meanwhile is copied as it is then, or not at all."""
     for day in sorted(source.iterdir()) if source.is_dir() else ():
@@ -143,7 +166,7 @@ def _copy_products(source: Path, target: Path) -> None:
 
 
 def _estimated_bytes(products: Products, home: Path | None) -> int:
-    folders = [products.root / "products" / name for name in KEPT_PRODUCTS] + ([home] if home is not None else [])
+    folders = _kept_folders(products) + ([home] if home is not None else [])
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return sum(
         path.stat().st_size for path in [*files, *([products.store_path] if products.store_path.exists() else [])]

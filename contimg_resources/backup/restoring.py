@@ -15,7 +15,7 @@ from typing import Any
 from contimg_resources.backup.instance import restore_instance
 from contimg_resources.backup.making import INSTANCE, PRODUCTS, STORE
 from contimg_resources.backup.manifest import BackupError, checked_manifest
-from contimg_resources.products import Products, atomic_write, file_hash
+from contimg_resources.products import atomic_write, file_hash, open_products
 from contimg_resources.settings import Settings
 from contimg_resources.table_folders import replaced_folder
 
@@ -46,7 +46,7 @@ def restore_backup(
         If the backup is damaged, or something is there and may not be moved aside; nothing has changed then.
     """
     manifest = checked_manifest(backup)
-    products = Products(settings.data)
+    products = open_products(settings)
     log = products.store_path.with_name(products.store_path.name + ".wal")
     there = [path for path in (products.store_path, log) if STORE in parts and path.exists()]
     wants_instance = INSTANCE in parts and manifest["instance"] is not None
@@ -70,7 +70,7 @@ def restore_backup(
     aside = [path.rename(path.with_name(f"{path.name}.before-restore-{stamp}")) for path in there]
     if STORE in parts:
         for source in sorted((backup / STORE).iterdir(), reverse=True):  # the log of changes, if any, before the file
-            _place_file(source, products.root / source.name)
+            _place_file(source, products.store_path.with_name(source.name))
     if wants_instance and home is not None:
         restore_instance(backup / INSTANCE, home)
     n_products = _restore_products(backup / PRODUCTS, products.root / "products") if PRODUCTS in parts else 0

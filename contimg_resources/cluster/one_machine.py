@@ -2,6 +2,10 @@
 
 What belongs here: commands, ports, passwords and folders of ``contimg cluster up``. Starting and watching is ``services``.
 
+Workers are to each other what hosts are: each has a data folder of its own, and products reach the others by their home alone.
+The first one has that of the installation, for it stands for the host of the store. What all hosts share: the folder of raw files,
+which workers only read, the home of products, and the store's file.
+
 Everything listens on loopback. PostgreSQL and Redis are given passwords that are made once and kept in files only the owner may
 read. Redis writes every message to disk before it confirms it (``appendfsync always``: a run is a message, and there are a few
 per minute), so that a killed Redis forgets nothing.
@@ -24,12 +28,17 @@ from contimg_resources.cluster.installations import Installation
 from contimg_resources.cluster.queues import QUEUES
 from contimg_resources.cluster.services import Service
 from contimg_resources.errors import ResourceError
+from contimg_resources.settings import Settings
+from contimg_resources.store.connection import open_store
 
 _POSTGRES_FOLDERS = "/usr/lib/postgresql"
 _DATABASE = _OWNER = "contimg"
 _SUPERUSER = "postgres"
 _STARTING_S = 120.0
+_STORE_HOST = "worker1"
 _WARM_MODULE = "contimg_assets.warm"
+_NOT_PUBLISHED = "raw_visibilities"
+"""Measurement sets are: a run that is begun again, or images made again, may fall to a worker that did not make them."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,60 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where all hosts find what is not their own.
+
+    Parameters
+    ----------
+    data : Path
+        Data folder of the store's host.
+    incoming : Path
+        Raw files.
+    store : Path
+        The DuckDB file.
+    home : str
+        URL of the products' home.
+    is_home_own : bool
+        Whether the home was made for this cluster: then retention removes from it too.
+    """
+
+    data: Path
+    incoming: Path
+    store: Path
+    home: str
+    is_home_own: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """Those of an installation; products have a home in the cluster's folder unless another one is set."""
+        home = settings.products_url or f"file://{settings.data / 'cluster' / 'home'}"
+        return cls(settings.data, settings.incoming, open_store(settings).path, home, settings.products_url is None)
+
+    def variables(self, data: Path) -> list[str]:
+        """Environment of a host with that data folder, as arguments of ``env``."""
+        withdraw = ["CONTIMG_RETENTION__WITHDRAW=true"] if self.is_home_own else []
+        return [
+            *withdraw,
+            f"CONTIMG_DATA={data}",
+            f"CONTIMG_INCOMING={self.incoming}",
+            f"CONTIMG_STORE={self.store}",
+            f"CONTIMG_PRODUCTS_URL={self.home}",
+            f"CONTIMG_UNPUBLISHED={_NOT_PUBLISHED}",
+        ]
+
+
+@dataclass(frozen=True)
 class OneMachine:
     """A cluster on one machine.
 
     Parameters
     ----------
     folder : Path
-        DAGSTER_HOME, logs, passwords, scratch folders of the workers.
+        DAGSTER_HOME, logs, passwords, folders of the workers.
     services_folder : Path
         Data of PostgreSQL and Redis; when root starts the cluster, user ``postgres`` must be able to reach it.
     ports : Ports
+    places : Places
     n_workers : int
     pinned : bool
         Whether worker number n may use core n only.
@@ -65,6 +118,7 @@ class OneMachine:
     folder: Path
     services_folder: Path
     ports: Ports
+    places: Places
     n_workers: int = 2
     pinned: bool = False
     code: Installation = field(default_factory=Installation.here)
@@ -99,9 +153,12 @@ class OneMachine:
         """Where the broker's URL is, with its password."""
         return self._secret_path("broker_url")
 
-    def variables(self, worker: str | None = None) -> list[str]:
-        """Environment of every process of the platform, as arguments of ``env``; a worker has scratch of its own."""
-        scratch = [f"CONTIMG_SCRATCH={self.folder / 'scratch' / worker}"] if worker else []
+    def data_of(self, worker: str) -> Path:
+        """Data folder of a worker."""
+        return self.places.data if worker == _STORE_HOST else self.folder / "data" / worker
+
+    def variables(self, worker: str = _STORE_HOST) -> list[str]:
+        """Environment of every process of the platform, as arguments of ``env``: all but other workers are on the store's host."""
         return [
             "env",
             f"DAGSTER_HOME={self.home}",
@@ -111,7 +168,7 @@ class OneMachine:
             f"{SOCKET_SETTING}={self.code_servers.link}",
             *self.code.variables(),
             "OPENBLAS_NUM_THREADS=1",
-            *scratch,
+            *self.places.variables(self.data_of(worker)),
         ]
 
     def services(self) -> list[Service]:
@@ -156,12 +213,12 @@ class OneMachine:
 
     def workers(self) -> list[Service]:
         """What carries out runs."""
-        return [self._worker(number, is_on_store_host=number == 1) for number in range(1, self.n_workers + 1)]
+        return [self._worker(number) for number in range(1, self.n_workers + 1)]
 
-    def _worker(self, number: int, *, is_on_store_host: bool) -> Service:
+    def _worker(self, number: int) -> Service:
         """The first worker stands for the host of the store, the others for hosts without it."""
         name = f"worker{number}"
-        queues = [queue for queue in QUEUES if is_on_store_host or queue != "store"]
+        queues = [queue for queue in QUEUES if name == _STORE_HOST or queue != "store"]
         core = ["taskset", "--cpu-list", str((number - 1) % (os.cpu_count() or 1))] if self.pinned else []
         command = [self.code.python, "-m", "contimg_portal.cli", "cluster", "worker", "--name", name]
         return Service(name, [*self.variables(name), *core, *command, "--queues", ",".join(queues)])

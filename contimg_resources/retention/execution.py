@@ -13,8 +13,7 @@ and the need for the product is asked for again, because a candidate may have be
 from __future__ import annotations
 
 import fcntl
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,9 +23,10 @@ from typing import Any
 import polars as pl
 
 from contimg_resources.errors import DiskFullError, ResourceError, SettingsError
-from contimg_resources.products import Products, doomed_remains, file_hash, remove_whole
+from contimg_resources.products import file_hash, finish_removal, remove_whole
 from contimg_resources.retention.archive import ArchiveError, ArchiveFolder
 from contimg_resources.retention.decisions import Action, Decision, Product, decide
+from contimg_resources.retention.elsewhere import ProductsElsewhere
 from contimg_resources.retention.inventory import StateReader, size_and_time
 from contimg_resources.retention.needs import needs_of
 from contimg_resources.settings import Settings
@@ -83,10 +83,12 @@ class Retention:
     ) -> None:
         self.settings = settings.retention
         self.store = store
-        self.products = Products(settings.data)
+        self.elsewhere = ProductsElsewhere(settings)
+        self.products = self.elsewhere.products
         self.incoming = settings.incoming
         self.running = running
         self.now = now
+        self._published: Mapping[str, list[str | None]] = {}
         self._lock_path = settings.data / "retention.lock"
         _require_apart(self.settings.archive, settings.data / "products", settings.incoming)
 
@@ -110,16 +112,24 @@ class Retention:
         """Every product that a policy is about, what would be done with it now, and why."""
         if not self.settings.policies:
             return []
-        found = StateReader(self.store, self.products, self.settings, self.incoming).inventory(self.running())
+        self._published = self.elsewhere.published()
+        found = self._state().inventory(self.running())
         now = self.now()
         needs = needs_of(found.facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide(found.products, self.settings.policies, needs, now)
+
+    def _state(self, days: frozenset[str] | None = None) -> StateReader:
+        return StateReader(self.store, self.products, self.settings, self.incoming, days, self._published)
 
     def apply(self) -> Outcome:
         """Complete what was interrupted, archive what is due, then remove what is due; a second call finds nothing to do."""
         outcome = Outcome()
         with self.alone():
             self._resume(outcome)
+            try:
+                self.elsewhere.bring_due(self.store, self.now())
+            except ResourceError as error:
+                outcome.problems.append(str(error))
             for decision in self.plan():
                 if decision.action is Action.ARCHIVE and not self._archive(decision.product, outcome):
                     break
@@ -154,12 +164,12 @@ class Retention:
             place = self.products.located(path)
             if not self.is_own(place):
                 continue
-            for left in doomed_remains(place):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finish_removal(place)
             if place.exists():
                 # Killed before the product lost its name: decided about anew. Without a copy there is nothing to tell.
                 change_copy(self.store, path, status="archived" if has_copy else "differs")
             else:
+                self.elsewhere.withdraw(place)
                 change_copy(self.store, path, status="removed")
             outcome.n_resumed += 1
 
@@ -208,6 +218,11 @@ class Retention:
             return  # needed, or made anew, since the plan
         _write_row(self.store, row | {"status": "removing"})
         remove_whole(place)
+        try:
+            self.elsewhere.withdraw(place)
+        except ResourceError as error:  # the next apply goes on with it
+            outcome.problems.append(str(error))
+            return
         _write_row(self.store, row | {"status": "removed"})
         outcome.n_removed += 1
         outcome.removed_bytes += product.n_bytes
@@ -231,7 +246,7 @@ class Retention:
         reach = _REACH_D.get(product.kind, 1)
         days = frozenset((day + timedelta(days=n)).date().isoformat() for n in range(-reach, reach + 1))
         now = self.now()
-        facts = StateReader(self.store, self.products, self.settings, self.incoming, days).facts(self.running())
+        facts = self._state(days).facts(self.running())
         needs = needs_of(facts, now, candidate_margin_d=self.settings.candidate_margin_d)
         return decide([product], self.settings.policies, needs, now)[0].action is Action.REMOVE
 

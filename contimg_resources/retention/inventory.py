@@ -6,10 +6,11 @@ here as values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from contimg_resources.products import Products
@@ -21,7 +22,7 @@ from contimg_resources.store.moment import one_moment
 
 _WITH_COPY = ("archived", "restored", "removing", "removed")
 """Statuses of ``archived_product`` whose copy, if there is one, is of the content that the product had then."""
-_ASSET_OF = {"measurement_set": "measurement_set", "image": "continuum_image", "mosaic": "mosaic"}
+ASSET_OF = {"measurement_set": "measurement_set", "image": "continuum_image", "mosaic": "mosaic"}
 _ASSET_OF_TABLE = {"B": "bandpass_table", "G": "gain_table"}
 _HOURLY = {"mosaic", "blind_detections"}
 _LEAST_FINISHED = ("collecting", "ready", "quarantined", "processed")
@@ -66,6 +67,8 @@ class StateReader:
         Where raw files lie. What the store names elsewhere belongs to the installation that the store was copied from.
     days : frozenset of str, optional
         Only observations of these days; all when absent.
+    published : mapping
+        Partitions in the products' home by asset: what other hosts have made.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class StateReader:
         settings: RetentionSettings,
         incoming: Path,
         days: frozenset[str] | None = None,
+        published: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
     ) -> None:
+        self._published = published
         self._incoming = incoming
         self._products = products
         self._settings = settings
@@ -118,7 +123,7 @@ class StateReader:
         for key, path, status in self._rows["raw"].iter_rows():
             if status == "usable":
                 raw.setdefault(key, []).append(path)
-        on_disk = {(p.parent.name, p.stem) for kind in ("image", "measurement_set") for p in self._folders(kind)}
+        anywhere = self._windows_with_products()
         made: dict[str, set[str]] = {asset: self._made(asset) for asset in self._settings.wait_for}
         for key, (status, mjd, seen_at) in self._windows().items():
             lie_there = [Path(path).exists() for path in raw.get(key, [])]
@@ -130,9 +135,21 @@ class StateReader:
                 first_seen_at=seen_at,
                 waits_for=next((f"{asset} of {unit}" for asset, unit in _awaited(made, key)), ""),
                 has_raw=bool(lie_there) and all(a or b for a, b in zip(lie_there, has_copy, strict=True)),
-                has_products=any(lie_there) or (key[:10], key[11:].replace(":", "")) in on_disk,
+                has_products=any(lie_there) or key in anywhere,
                 tables=tuple(used.get(key, [])),
             )
+
+    def _windows_with_products(self) -> set[str]:
+        """Observations of which there are images or a measurement set, here or in the home."""
+        kinds = ("image", "measurement_set")
+        here = {f"{p.parent.name}T{p.stem[:2]}:{p.stem[2:]}" for kind in kinds for p in self._folders(kind)}
+        removed = {(row["asset"], row["partition_key"]) for row in self._copies.values() if row["status"] == "removed"}
+        return here | {
+            key
+            for asset in map(ASSET_OF.__getitem__, kinds)
+            for key in self._published.get(asset, ())
+            if key is not None and (asset, key) not in removed
+        }
 
     def _windows(self) -> dict[str, tuple[str, float, datetime | None]]:
         """Status of the least finished observation of each window, its start, and when the window was last news."""
@@ -147,7 +164,8 @@ class StateReader:
         """Hours or days of which an asset was made, whether it still lies here or not."""
         names = {(path.parent.name, path.name.split(".")[0]) for path in self._entries(asset)}
         here = {day if stem == "day" else f"{day}-{stem[:2]}:{stem[2:]}" for day, stem in names}
-        return here | {row["partition_key"] for row in self._copies.values() if row["asset"] == asset}
+        elsewhere = {_unit(asset, key) for key in self._published.get(asset, ()) if key is not None}
+        return here | elsewhere | {row["partition_key"] for row in self._copies.values() if row["asset"] == asset}
 
     def _entries(self, asset: str) -> Iterator[Path]:
         """What lies in the day folders of an asset under names of whole products."""
@@ -159,7 +177,7 @@ class StateReader:
     def _folders(self, kind: str) -> Iterator[Path]:
         """Products of a kind that are folders."""
         suffix = ".ms" if kind == "measurement_set" else ""
-        return (path for path in self._entries(_ASSET_OF[kind]) if path.suffix == suffix and path.is_dir())
+        return (path for path in self._entries(ASSET_OF[kind]) if path.suffix == suffix and path.is_dir())
 
     def _raw(self, statuses: dict[str, str]) -> Iterator[Product]:
         for key, path, _ in self._rows["raw"].iter_rows() if "raw" in self._kinds else ():
@@ -167,7 +185,7 @@ class StateReader:
                 yield self._product(Path(path), "raw", ("raw_visibilities", key), statuses[key], {key})
 
     def _of_folders(self, statuses: dict[str, str]) -> Iterator[Product]:
-        for kind, asset in _ASSET_OF.items():
+        for kind, asset in ASSET_OF.items():
             for path in self._folders(kind) if kind in self._kinds else ():
                 day, time = path.parent.name, f"{path.stem[:2]}:{path.stem[2:]}"
                 key, of = f"{day}T{time}", {f"{day}T{time}"}
@@ -221,10 +239,15 @@ def is_held(copy: dict[str, Any] | None) -> bool:
     return copy is not None and copy["status"] in _WITH_COPY and copy["archive_path"] is not None
 
 
+def _unit(asset: str, key: str) -> str:
+    """Hour or day of which an asset is made, for an observation or the window with which the hour begins."""
+    return f"{key[:10]}-{key[11:13]}:00" if asset in _HOURLY else key[:10]
+
+
 def _awaited(made: dict[str, set[str]], key: str) -> Iterator[tuple[str, str]]:
     """Assets of the hour and day of an observation that have not been made."""
     for asset, units in made.items():
-        unit = f"{key[:10]}-{key[11:13]}:00" if asset in _HOURLY else key[:10]
+        unit = _unit(asset, key)
         if unit not in units:
             yield asset, unit
 

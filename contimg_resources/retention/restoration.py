@@ -47,6 +47,8 @@ def restore_day(retention: Retention, day: str) -> Restored:
         If nothing of the day was ever archived.
     ArchiveError
         If a copy is damaged; what came before it is here.
+    TransferError
+        If what came back cannot be published again, where it was withdrawn; it is here, and a second call publishes it.
     """
     rows = retention.store.query(
         """SELECT * FROM archived_product WHERE partition_key[:10] = $day
@@ -88,4 +90,5 @@ def _bring_back(retention: Retention, row: dict[str, Any], restored: Restored) -
         retention.archive.fetch(Path(row["archive_path"]), row["content_hash"], place)
         restored.n_restored += 1
         restored.restored_bytes += row["bytes"]
+    retention.elsewhere.publish(place)
     change_copy(retention.store, row["path"], status="restored", restored_at=retention.now())

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import polars as pl
@@ -26,6 +26,7 @@ import structlog
 
 from contimg_resources.errors import StoreBusyError, StoreError
 from contimg_resources.full_disks import disk_full, says_disk_is_full
+from contimg_resources.products import Products
 from contimg_resources.store.engine import end_engine, engine_of, note_detached
 from contimg_resources.store.frames import fit_frame
 from contimg_resources.store.partitions import empty_partition, note_content, refuse_known_rows, take_out_known_rows
@@ -33,10 +34,15 @@ from contimg_resources.store.records import KEPT, keep_inserted, keep_rows
 from contimg_resources.store.schema import SCHEMA_VERSION, TABLES, Table
 from contimg_resources.tracing import span
 
+if TYPE_CHECKING:
+    from contimg_resources.settings import Settings
+
 _LOG = structlog.get_logger(__name__)
 stamina.instrumentation.set_on_retry_hooks(())  # waiting its turn is a process's routine; long waits are logged below
 # Files written by DuckDB 2.0 in its own default format cannot be read by 1.x, which many analysts still have.
 _WRITABLE, _READ_ONLY = "STORAGE_VERSION 'v1.0.0'", "READ_ONLY"
+WAIT_S = 60.0
+"""How long a call waits for the file unless told otherwise."""
 _SLOW_WAIT_S = 1.0
 _LOCKS: dict[Path, threading.RLock] = {}
 _GUARD = threading.Lock()
@@ -44,6 +50,11 @@ _GUARD = threading.Lock()
 
 def _is_locked(error: Exception) -> bool:
     return isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
+
+
+def open_store(settings: Settings, *, wait_s: float = WAIT_S) -> Store:
+    """The store of an installation, which may be on another host."""
+    return Store(Products(settings.data, store_path=settings.store).store_path, wait_s=wait_s)
 
 
 class Store:
@@ -59,7 +70,7 @@ class Store:
         Whether what is written is kept beside the products too (``records.py``).
     """
 
-    def __init__(self, path: Path, *, wait_s: float = 60.0, keeps_rows: bool = True) -> None:
+    def __init__(self, path: Path, *, wait_s: float = WAIT_S, keeps_rows: bool = True) -> None:
         self.path = path.absolute()
         self.wait_s = wait_s
         self.keeps_rows = keeps_rows

@@ -85,7 +85,7 @@ def _missing_products(store: Store, products: Products) -> Iterator[Inconsistenc
         rows = store.query(f"SELECT DISTINCT {column} FROM {table} WHERE {condition} ORDER BY 1")  # noqa: S608 (own text)
         for path in rows[column]:
             place = products.located(path)
-            if not place.exists() and not gone.intersection((place, *place.parents)):
+            if not gone.intersection((place, *place.parents)) and not products.holds(place):
                 yield Inconsistency("missing_product", table, path)
 
 
@@ -110,7 +110,7 @@ def _differing_products(store: Store, products: Products) -> Iterator[Inconsiste
     """Parquet files and the rows of their partitions: as many in both, none without the other."""
     for table, asset in PRODUCT_OF.items():
         rows = store.query(f"SELECT partition_key, count(*) AS n FROM {table} GROUP BY ALL ORDER BY ALL")  # noqa: S608
-        counted = {products.table(asset, key): int(n) for key, n in rows.iter_rows()}
+        counted = {products.brought(products.table(asset, key)): int(n) for key, n in rows.iter_rows()}
         folder = products.root / "products" / asset
         # A stem without a dot is the product; what is kept beside it to save time has a second suffix.
         found = {path for path in folder.glob("*/*.parquet") if "." not in path.stem}

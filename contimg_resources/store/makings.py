@@ -24,6 +24,7 @@ from contimg_resources.products import file_hash
 from contimg_resources.store.connection import Store
 from contimg_resources.store.records import keep_rows
 from contimg_resources.store.schema import TABLES
+from contimg_resources.table_folders import LOCK_FILE
 
 REMAKE_TAG = "contimg/remake"
 """Run tag by which somebody insists: with the value ``yes`` partitions are made again although nothing changed."""
@@ -31,8 +32,6 @@ WHY_SKIPPED = "skipped"
 """Metadata of a materialization that took no work, and why."""
 MADE, SKIPPED = "whole", "skipped"
 """Values of ``stage`` in ``stage_timing``: the partition was made; it was asked for and nothing was to be done."""
-_ALWAYS_CHANGING = {"table.lock"}
-"""Files of a casacore table that are written when it is only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def file_state(paths: Sequence[Path]) -> str | None:
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in files:
                 told = file.stat()
-                if file.name not in _ALWAYS_CHANGING and not file.is_dir():
+                if file.name != LOCK_FILE and not file.is_dir():
                     found.append([f"{path.name}/{file.relative_to(path)}", told.st_size, told.st_mtime_ns])
             if path.is_dir() and not files:
                 return None

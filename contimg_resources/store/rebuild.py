@@ -58,6 +58,7 @@ def rebuild_store(store: Store, products: Products, *, at: datetime) -> Rebuilt:
     store : Store
         Its file may be absent, damaged or of another version.
     products : Products
+        Tables that other hosts made are fetched from the home, where products have one.
     at : datetime
         For the name of the old file.
 
@@ -68,6 +69,10 @@ def rebuild_store(store: Store, products: Products, *, at: datetime) -> Rebuilt:
     StoreError
         If there is nothing to rebuild it from (``nothing_to_rebuild``), or a product cannot be read; the old file is as it was.
     """
+    if products.home is not None:
+        for asset in PRODUCT_OF.values():
+            for key in products.home.partitions(asset):
+                products.brought(products.table(asset, key))
     if not (products.root / "products").is_dir():
         raise StoreError(
             f"There is nothing to rebuild the store {store.path} from",

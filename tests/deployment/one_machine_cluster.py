@@ -128,6 +128,16 @@ class Cluster:
         """What runs, by the state file."""
         return json.loads((self.campaign.data / "cluster" / "cluster.json").read_text())
 
+    @property
+    def home(self) -> str:
+        """Where the workers' products meet."""
+        return f"file://{self.campaign.data / 'cluster' / 'home'}"
+
+    def data_of(self, worker: str) -> Path:
+        """Data folder of a running worker, by its environment."""
+        pairs = Path(f"/proc/{self.pid(worker)}/environ").read_bytes().split(b"\0")
+        return Path(dict(pair.decode().partition("=")[::2] for pair in pairs)["CONTIMG_DATA"])
+
     def pid(self, service: str) -> int:
         """Process of a service."""
         return next(one["pid"] for one in self.state()["services"] if one["name"] == service)

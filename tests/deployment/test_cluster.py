@@ -1,7 +1,8 @@
 """A campaign on PostgreSQL, Redis and two workers, which are killed: the rows are those of the embedded platform.
 
-One cluster for all tests of this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed
-for half a minute while images are made again, the cluster is given other code while it works, and at the end everything is stopped.
+Each worker has a data folder of its own, and reads from the products' home what the other has made. One cluster for all tests of
+this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed for half a minute while
+images are made again, the cluster is given other code while it works, and at the end everything is stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ import pytest
 
 from contimg_resources.cluster.addresses import broker_url
 from contimg_resources.cluster.code_servers import CodeServers
+from contimg_resources.cluster.queues import QUEUES
 from contimg_resources.cluster.services import is_alive, is_open
 from contimg_resources.cluster.signs_of_life import SignsOfLife
+from contimg_resources.product_home import ProductHome
+from contimg_resources.products import Products, file_hash
 from contimg_resources.settings import load_settings
+from contimg_resources.table_folders import LOCK_FILE
 from contimg_sensors.run_events import Cursor
 from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
 from tests.chaos.campaign import Campaign
@@ -42,6 +47,7 @@ from tests.deployment.one_machine_cluster import (
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 _PATIENCE_S = 900.0
+QUEUE_TAG = "dagster-celery/queue"
 _IMAGES = "continuum_image,forced_photometry,flux_scale"
 
 
@@ -116,6 +122,53 @@ def test_a_worker_killed_in_an_image_loses_nothing(cluster: Cluster, embedded: C
         again = retried or instance.get_runs(dg.RunsFilter(tags={"contimg/dead_letter": letter}))
         assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS]
         assert worker_of(lost) not in [worker_of(run) for run in retried]
+        one, two = (cluster.data_of(name) for name in ("worker1", "worker2"))
+        assert one != two
+        assert not (two / "contimg.duckdb").exists()
+        key = lost.tags["dagster/partition"]
+        taken_over = Products(cluster.data_of(worker_of(again[0])))
+        assert taken_over.measurement_set(key).is_dir()
+        assert taken_over.image_folder(key).is_dir()
+        assert stale_or_missing(cluster, two) == []
+
+
+def stale_or_missing(cluster: Cluster, data: Path) -> list[str]:
+    """What a worker's folder lacks of the products that rows name, or has otherwise than published, after it has asked for it."""
+    home = ProductHome(cluster.home)
+    reader = Products(data, home=home, store_path=cluster.campaign.store.path)
+    names = (
+        "SELECT path FROM calibration_table UNION SELECT path FROM image UNION SELECT path FROM mosaic"
+        " UNION SELECT weight_path FROM mosaic"
+    )
+    wrong = []
+    for noted in cluster.campaign.store.query(f"SELECT path FROM ({names}) WHERE path IS NOT NULL ORDER BY 1")["path"]:
+        place = reader.present(noted)
+        asset, key = reader.partition_of(place)
+        items = [
+            one
+            for one in home.manifest(reader, asset, key).objects
+            if (data / "products" / one.path).is_relative_to(place)
+        ]
+        if (
+            not place.is_relative_to(data)
+            or not items
+            or any(
+                file_hash(data / "products" / one.path) != one.sha256
+                for one in items
+                if not one.path.endswith(LOCK_FILE)
+            )
+        ):
+            wrong.append(noted)
+    return wrong
+
+
+def test_what_writes_the_store_for_long_ran_on_its_host(cluster: Cluster) -> None:
+    """Days, which hold the store, went to the first worker; the second one has worked too."""
+    with cluster.instance() as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+    workers = {queue: {worker_of(run) for run in runs if run.tags[QUEUE_TAG] == queue} for queue in QUEUES}
+    assert workers["store"] == {"worker1"}
+    assert set.union(*workers.values()) == {"worker1", "worker2"}
 
 
 def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
@@ -147,10 +200,16 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
     assert away_s >= RESTART_AFTER_S
 
 
-def other_code(folder: Path, project_root: Path) -> Path:
-    """A copy of the code whose photometry has another version, and whose sensor of webhooks says something else."""
+def copied_code(folder: Path, project_root: Path) -> Path:
+    """A copy of the code."""
     for name in ("contimg_assets", "contimg_portal", "contimg_resources", "contimg_sensors", "deploy"):
         shutil.copytree(project_root / name, folder / name)
+    return folder
+
+
+def other_code(folder: Path, project_root: Path) -> Path:
+    """Code whose photometry has another version, and whose sensor of webhooks says something else."""
+    copied_code(folder, project_root)
     for name, before, after in (
         ("contimg_assets/photometry.py", 'code_version="1"', 'code_version="1 of the other code"'),
         ("contimg_sensors/alerts.py", "no webhook is set", "the other code finds no webhook set"),
@@ -163,10 +222,8 @@ def other_code(folder: Path, project_root: Path) -> Path:
 
 def broken_code(folder: Path, project_root: Path) -> Path:
     """Code whose definitions raise."""
-    shutil.copytree(project_root / "deploy", folder / "deploy")
-    (folder / "contimg_assets").mkdir()
-    (folder / "contimg_assets" / "__init__.py").touch()
-    (folder / "contimg_assets" / "definitions.py").write_text("raise RuntimeError('this code is broken')\n")
+    definitions = copied_code(folder, project_root) / "contimg_assets" / "definitions.py"
+    definitions.write_text("raise RuntimeError('this code is broken')\n")
     return folder
 
 

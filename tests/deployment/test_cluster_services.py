@@ -27,13 +27,13 @@ from sqlalchemy.engine import URL, make_url
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
 from contimg_resources.cluster.migration import copy_instance
-from contimg_resources.cluster.one_machine import OneMachine, Ports
+from contimg_resources.cluster.one_machine import OneMachine, Places, Ports
 from contimg_resources.cluster.queues import QUEUES, broker_priority, queue_of
 from contimg_resources.cluster.services import Supervisor
 from contimg_resources.cluster.signs_of_life import SignsOfLife, giving_signs
 from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
-from contimg_resources.settings import load_settings
+from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_cluster import ClusterSettings
 from contimg_sensors.gates import WORK_TAG, Work
 from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
@@ -46,7 +46,8 @@ class Services:
 
     def __init__(self, root: Path, services_folder: Path) -> None:
         first = free_ports(4)
-        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 4)))
+        places = Places.of(Settings(data=root / "data"))
+        self.machine = OneMachine(root, services_folder, Ports(*range(first, first + 4)), places)
         self.supervisor = Supervisor(root, restart_after_s=0.0)
         self.variables = {
             "DAGSTER_HOME": str(root / "dagster"),
@@ -395,3 +396,13 @@ def test_addresses_name_what_is_missing(tmp_path: Path) -> None:
         postgres_url(ClusterSettings(postgres_url_file=tmp_path / "nowhere"))
     (tmp_path / "url").write_text("postgresql://a:b@c/d\n")
     assert postgres_url(ClusterSettings(postgres_url_file=tmp_path / "url")) == "postgresql+psycopg2://a:b@c/d"
+
+
+def test_retention_removes_from_the_home_that_the_cluster_has_made_alone(tmp_path):
+    """A home that the operator has named may be there to keep everything."""
+    withdraws = {
+        url: "CONTIMG_RETENTION__WITHDRAW=true"
+        in Places.of(Settings(data=tmp_path, products_url=url)).variables(tmp_path)
+        for url in (None, f"file://{tmp_path / 'share'}")
+    }
+    assert list(withdraws.values()) == [True, False]

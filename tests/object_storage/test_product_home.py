@@ -7,39 +7,21 @@ import time
 import uuid
 from contextlib import suppress
 
-import numpy as np
 import polars as pl
 import pytest
 
 from contimg_assets.publishing import publish_after_stage
-from contimg_resources.errors import ProductMissingError, SettingsError, TransferError
-from contimg_resources.product_home import ProductHome, local_partitions
-from contimg_resources.products import Products, file_hash
+from contimg_resources.errors import ProductMissingError, ProductNotPublishedError, SettingsError, TransferError
+from contimg_resources.product_home import ProductHome
+from contimg_resources.product_manifests import local_partitions
+from contimg_resources.products import Products
 from contimg_resources.settings import Settings
+from tests.object_storage.images import ASSET, KEY, make_images, snapshot
 from tests.transfers.bad_line import BadLine
 from tests.transfers.stations import wait_until
 
-KEY = "2026-02-20T06:00"
-ASSET = "continuum_image"
 LARGE_BYTES = 25_500_000
 """Three parts of 8 MiB, which are sent at once, and a short one, which is there first."""
-
-
-def make_images(products, seed, n_bytes=9_000_000):
-    """An image folder of two large files and a small one in a folder below, and a table beside it."""
-    rng = np.random.default_rng(seed)
-    folder = products.image_folder(KEY)
-    for name, size in {"image.fits": n_bytes, "residual.fits": n_bytes, "bands/band0.fits": 1000}.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.bytes(size))
-    products.write_json(folder.with_suffix(".json"), {"seed": seed})
-    return snapshot(products)
-
-
-def snapshot(products):
-    """Hashes of what a partition has on the local disk."""
-    return {path.name: file_hash(path) for path in products.of_partition(ASSET, KEY)}
 
 
 @pytest.fixture
@@ -123,10 +105,10 @@ def test_missing_product_is_fetched_before_it_is_read(tmp_path, products):
         home.publish(products, asset, KEY)
     reader = Products(there, home=home)
     assert reader.read_parquet("forced_photometry", KEY).equals(table)
-    assert reader.present(reader.image_folder(KEY), ASSET, KEY).is_dir()
+    assert reader.present(reader.image_folder(KEY)).is_dir()
     assert snapshot(reader) == images
     assert Products(there).read_parquet("forced_photometry", KEY).equals(table)
-    with pytest.raises(ProductMissingError, match="not published"):
+    with pytest.raises(ProductMissingError, match="neither here nor in the home"):
         reader.read_parquet("forced_photometry", "2026-02-20T06:05")
     with pytest.raises(ProductMissingError, match="is missing"):
         Products(tmp_path / "nowhere").read_parquet("forced_photometry", KEY)
@@ -284,7 +266,7 @@ def test_stage_goes_on_when_its_home_is_away(tmp_path, products):
     share = str(tmp_path / "share")
     (tmp_path / "file").write_text("no folder")
     told = [
-        publish_after_stage(Settings(data=products.root, **given), products, asset, "2026-02-20")
+        publish_after_stage(Settings(data=products.root, **given), asset, "2026-02-20")
         for given, asset in [
             ({}, "quality_report"),
             ({"products_url": share}, "quality_report"),
@@ -311,3 +293,123 @@ def test_home_of_an_unknown_kind_is_a_wrong_setting():
     """The message names the setting."""
     with pytest.raises(SettingsError, match="CONTIMG_PRODUCTS_URL"):
         ProductHome("nonsense://bucket")
+
+
+@pytest.fixture
+def hosts(home, tmp_path):
+    """Products of two hosts that share a home, each with a folder of its own."""
+    return [
+        Products(tmp_path / name, home=home, store_path=tmp_path / "one" / "contimg.duckdb") for name in ("one", "two")
+    ]
+
+
+def test_product_made_again_on_another_host_replaces_the_copy(hosts, home):
+    """A copy follows what is published; a host that publishes its old copy changes nothing; times of change travel along."""
+    one, two = hosts
+    make_images(one, 1, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    assert two.present(two.image_folder(KEY)).is_dir()
+    path = two.image_folder(KEY) / "image.fits"
+    assert path.stat().st_mtime_ns == (one.image_folder(KEY) / "image.fits").stat().st_mtime_ns
+    again = make_images(one, 2, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    home.publish(two, ASSET, KEY)
+    assert snapshot(two) != again
+    assert two.present(path) == path
+    assert snapshot(two) == again
+    there = objects(home)
+    two.present(path)
+    home.publish(two, ASSET, KEY)
+    assert objects(home) == there
+
+
+def test_product_that_could_not_be_published_stands_until_a_newer_one_is(hosts, home):
+    """What was made here last is not displaced by what was published before, only by what is published after."""
+    one, two = hosts
+    make_images(one, 1, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    mine = make_images(two, 2, n_bytes=1000)
+    two.present(two.image_folder(KEY))
+    assert snapshot(two) == mine
+    newer = make_images(one, 3, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    two.present(two.image_folder(KEY))
+    assert snapshot(two) == newer
+
+
+def test_tables_of_one_partition_made_on_two_hosts_are_both_there(hosts, home):
+    """A calibration table is named by its content: the one made anew displaces none; rows name both alike on every host."""
+    one, two = hosts
+    paths = []
+    for host, content in ((one, "a" * 12), (two, "b" * 12)):
+        path = host.bandpass_table("2026-02-20", content)
+        path.mkdir(parents=True)
+        (path / "table.dat").write_text(content)
+        home.publish(host, "bandpass_table", "2026-02-20")
+        paths.append(host.noted(path))
+    assert [path.parents[3] for path in paths] == [one.root, one.root]
+    for host in hosts:
+        found = [host.present(path) for path in paths]
+        assert [(path / "table.dat").read_text()[0] for path in found] == ["a", "b"]
+        assert all(path.is_relative_to(host.root) for path in found)
+    assert home.partitions("bandpass_table") == ["2026-02-20"]
+
+
+def test_a_table_that_was_only_read_is_no_new_version(hosts, home):
+    """Its lock changes when somebody reads it: nothing is published, nothing is fetched; the lock itself comes along."""
+    one, two = hosts
+    path = one.measurement_set(KEY)
+    path.mkdir(parents=True)
+    for name in ("table.dat", "table.lock"):
+        (path / name).write_text("first")
+    home.publish(one, "measurement_set", KEY)
+    copy = two.present(two.measurement_set(KEY))
+    there = objects(home)
+    (path / "table.lock").write_text("read here")
+    (copy / "table.lock").write_text("read there")
+    for host in hosts:
+        home.publish(host, "measurement_set", KEY)
+    assert objects(home) == there
+    assert (two.present(copy) / "table.lock").read_text() == "read there"
+
+
+def test_fetching_that_breaks_off_leaves_the_product_before(hosts, home, monkeypatch):
+    """A host keeps the version it has, whole, and has the new one, whole, the next time; a file is there or is not."""
+    one, two = hosts
+    first = make_images(one, 1, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    folder = two.present(two.image_folder(KEY))
+    again = make_images(one, 2, n_bytes=1000)
+    home.publish(one, ASSET, KEY)
+    fetched = []
+
+    def break_off(key, sha256, target, fetch=home.fetch_object):
+        fetched.append(key)
+        if len(fetched) == 3:
+            raise OSError("the line is cut")
+        return fetch(key, sha256, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "fetch_object", break_off)
+        with pytest.raises(OSError, match="cut"):
+            two.present(folder)
+    assert snapshot(two)[folder.name] == first[folder.name]
+    two.present(folder)
+    assert snapshot(two) == again
+
+
+def test_home_that_is_away_leaves_what_is_here(tmp_path, monkeypatch):
+    """A copy is read as it is; what is missing may be had later, which the error says."""
+    home = ProductHome(str(tmp_path / "share"), patience_s=0.1)
+    host = Products(tmp_path / "here", home=home)
+    make_images(host, 1, n_bytes=1000)
+    home.publish(host, ASSET, KEY)
+
+    def refuse(*_):
+        raise TransferError("away", remedy="wait", reason_code="unreachable", transient=True)
+
+    monkeypatch.setattr(home, "manifest", refuse)
+    assert host.present(host.image_folder(KEY)).is_dir()
+    with pytest.raises(ProductNotPublishedError) as caught:
+        host.present(host.mosaic_folder(KEY))
+    assert caught.value.transient

@@ -59,6 +59,20 @@ def test_the_chosen_place_of_compiled_kernels_is_the_one_looked_at(run, filled, 
     assert (found["state"], found["detail"]) == ("ok", str(tmp_path / "kernels"))
 
 
+def test_a_host_whose_products_nobody_else_sees_is_named(run, filled, tmp_path, monkeypatch):
+    """With the store elsewhere, products need a home, and measurement sets too; with one folder there is nothing to say."""
+    name = "data folder of this host"
+    assert name not in findings(run("--json"))
+    monkeypatch.setenv("CONTIMG_STORE", str(tmp_path / "another" / "contimg.duckdb"))
+    told = []
+    for more in ({}, {"PRODUCTS_URL": str(tmp_path / "share")}, {"UNPUBLISHED": "raw_visibilities"}):
+        for variable, value in more.items():
+            monkeypatch.setenv(f"CONTIMG_{variable}", value)
+        told.append(findings(run("--json"))[name])
+    assert [one["state"] for one in told] == ["warn", "warn", "ok"]
+    assert ["CONTIMG_PRODUCTS_URL" in told[0]["remedy"], "CONTIMG_UNPUBLISHED" in told[1]["remedy"]] == [True, True]
+
+
 def test_packages_of_the_instance_that_are_missing_are_named(run, filled, tmp_path, monkeypatch, project_root):
     """A host installed without the extra of its dagster.yaml, or with products on S3, is told what to install."""
     (tmp_path / "home").mkdir()

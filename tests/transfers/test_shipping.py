@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from contimg_portal.ingest_api import create_receiver_app
 from contimg_resources.errors import ResourceError, SettingsError
 from contimg_resources.folder_watch import FolderWatch
-from contimg_resources.products import Products
 from contimg_resources.settings import Settings
 from contimg_resources.settings_agent import AgentSettings
 from contimg_resources.store.connection import Store
@@ -109,13 +108,18 @@ def test_file_that_vanishes_before_it_is_confirmed_is_reported(tmp_path):
 
 
 def test_several_hosts_and_sites_are_kept_apart(tmp_path):
-    """Two hosts ship into one folder, a third into another site's; a name taken by one host is refused to the other."""
+    """Two hosts ship into one folder, a third into another site's; a name taken by one host is refused to the other.
+
+    The store of the installation is another host's; a site's is in its data folder.
+    """
+    stores = {"ingest": tmp_path / "store-host" / "contimg.duckdb", "south": tmp_path / "south" / "contimg.duckdb"}
+    stores["ingest"].parent.mkdir()
     folders = {name: tmp_path / name for name in ("node01", "node02", "node03")}
     first = write_files(folders["node01"], 3, 1000, seed=1)
     second = write_files(folders["node02"], 2, 1000, seed=2)
     write_files(folders["node03"], 3, 2000, seed=1)
     (folders["node02"] / min(first)).write_bytes(b"another file of that name")
-    with ingest(tmp_path) as url:
+    with ingest(tmp_path, store=stores["ingest"]) as url:
         for name, site in {"node01": "", "node02": "", "node03": "south"}.items():
             with agent_of(folders[name], url, site=site) as agent:
                 assert agent.run_once() == 0
@@ -128,8 +132,8 @@ def test_several_hosts_and_sites_are_kept_apart(tmp_path):
     assert counts == {"confirmed": 2, "refused": 1}
     assert [(row["name"], row["reason"]) for row in rows] == [(min(first), "name_taken")]
     beats = {
-        data: Store(Products(tmp_path / data).store_path).query("SELECT name, kind, host, detail FROM heartbeat").rows()
-        for data in ("ingest", "south")
+        site: Store(path).query("SELECT name, kind, host, detail FROM heartbeat").rows()
+        for site, path in stores.items()
     }
     assert [row[:3] for row in sorted(beats["ingest"])] == [
         ("agent:node01", "agent", "node01"),
