@@ -41,7 +41,7 @@ def test_sum_equals_the_definition(frequency_hz: np.ndarray) -> None:
 def test_sum_of_many_sources_equals_the_definition(n_chan: int) -> None:
     """A catalogue out to the first null, from no baseline at all to the longest of the array, to 3e-6 of its flux density."""
     rng = np.random.default_rng(12)
-    n_source, frequency_hz = 40, 1.311e9 + 244_140.625 * np.arange(n_chan)
+    n_source, frequency_hz = 60, 1.311e9 + 244_140.625 * np.arange(n_chan)
     length_m, angle = np.linspace(0.0, 3000.0, N_ROW), rng.uniform(0.0, 2.0 * np.pi, N_ROW)
     uvw_m = length_m[:, None] * np.column_stack([np.cos(angle), 0.9 * np.sin(angle), 0.4 * np.sin(angle)])
     distance, angle = np.sin(np.deg2rad(3.0)) * np.sqrt(rng.random(n_source)), rng.uniform(0.0, 2.0 * np.pi, n_source)
