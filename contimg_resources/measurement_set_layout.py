@@ -11,11 +11,14 @@ CASA note 229). Rejected: hypercolumns narrow in frequency (faster for one chann
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from casacore import tables
+from numpy.typing import NDArray
 
 from contimg_resources.errors import CasaError
 
@@ -66,6 +69,25 @@ def tiled_manager(name: str, tile: tuple[int, ...]) -> dict[str, Any]:
         "COLUMNS": [name],
         "SPEC": {"DEFAULTTILESHAPE": np.array(tile, dtype=np.int32)},
     }
+
+
+def map_column(main: Any, name: str) -> NDArray[np.complex64] | None:
+    """A complex column as its file holds it, axes (row, chan, corr), or None where the file is not that array.
+
+    It is where one tile holds all channels and correlations of its rows, in this machine's byte order. Changes of the array
+    stay in memory; the table's own, made later, may or may not show.
+    """
+    own = [
+        info for info in main.getdminfo().values() if info["COLUMNS"] == [name] and info["TYPE"] == "TiledShapeStMan"
+    ]
+    cubes = list(own[0]["SPEC"]["HYPERCUBES"].values()) if own else []
+    if len(cubes) != 1 or main.endianformat() != sys.byteorder:
+        return None
+    shape, tile = cubes[0]["CubeShape"], cubes[0]["TileShape"]
+    file = Path(main.name()) / f"table.f{own[0]['SEQNR']}_TSM1"
+    if len(shape) != 3 or not np.array_equal(shape[:2], tile[:2]) or shape[2] != main.nrows() or not file.is_file():
+        return None
+    return np.asarray(np.memmap(file, dtype=np.complex64, mode="c", shape=tuple(int(n) for n in shape[::-1])))
 
 
 def create_tables(path: str, n_row: int, n_chan: int, n_corr: int) -> None:

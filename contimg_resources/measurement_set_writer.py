@@ -11,7 +11,6 @@ a virtual machine 2 to 4 s a GB); casacore's own reading back, which copies twic
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from casacore import tables
 from numpy.typing import NDArray
 
 from contimg_resources.errors import CasaError
-from contimg_resources.measurement_set_layout import SECONDS_PER_DAY, create_tables, write_subtables
+from contimg_resources.measurement_set_layout import SECONDS_PER_DAY, create_tables, map_column, write_subtables
 from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
 from contimg_resources.tracing import traced
 
@@ -114,12 +113,8 @@ class MeasurementSetDraft:
     def data(self) -> NDArray[np.complex64]:
         """DATA of all rows, axes (row, chan, corr), as the file holds it; changes of the array stay in memory."""
         with tables.table(str(self._folder), ack=False) as main:
-            layout = next(info for info in main.getdminfo().values() if info["COLUMNS"] == ["DATA"])
-            if main.endianformat() != sys.byteorder:
-                return np.asarray(main.getcol("DATA"))
-        path = self._folder / f"table.f{layout['SEQNR']}_TSM1"
-        n_row, n_chan, n_corr = self._shape
-        return np.asarray(np.memmap(path, dtype=np.complex64, mode="c", shape=(n_row, n_chan, n_corr)))
+            mapped = map_column(main, "DATA")
+            return np.asarray(main.getcol("DATA")) if mapped is None else mapped
 
     def stream(self, begin_turning: BeginTurning) -> TurnedStream:
         """A ``VisibilityStream`` for ``read_observation`` that turns visibilities and writes them here."""

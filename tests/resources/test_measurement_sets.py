@@ -1,6 +1,7 @@
 """Measurement sets: what is written is read, by us and by CASA, and foreign ones are put into our order."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from contimg_assets.science.visibilities import Visibilities
 from contimg_resources import table_folders
 from contimg_resources.casa import demo_uvfits, import_uvfits, run_task
 from contimg_resources.errors import CasaError, DiskFullError, ProductMissingError
+from contimg_resources.measurement_set_layout import data_column, map_column, tiled_manager
 from contimg_resources.measurement_set_writer import measurement_set_draft, write_measurement_set
 from contimg_resources.measurement_sets import (
     list_fields,
@@ -171,6 +173,65 @@ def test_data_written_piece_by_piece_are_seen_in_the_file(tmp_path, n_chan):
         seen[...] = 0.0
         draft.finish(columns)
     assert_same(read_measurement_set(tmp_path / "x.ms"), columns)
+
+
+def retiled(path, columns, tile):
+    """Write a measurement set whose DATA stands in tiles (corr, chan, row) that others choose."""
+    write_measurement_set(path, columns)
+    with tables.table(str(path), readonly=False, ack=False) as main:
+        data = main.getcol("DATA")
+        main.removecols("DATA")
+        main.addcols(tables.maketabdesc([data_column("DATA", "")]), tiled_manager("DATA", tile))
+        main.putcol("DATA", data)
+
+
+@pytest.mark.parametrize(
+    ("tile", "is_mapped"), [((2, 6, 4), True), ((2, 6, 64), True), ((2, 4, 4), False), ((1, 6, 4), False)]
+)
+def test_column_is_mapped_where_its_file_is_the_array(tmp_path, tile, is_mapped):
+    """Whole cells in each tile are the array, narrower tiles are not; both are read alike."""
+    columns = observation()
+    retiled(tmp_path / "x.ms", columns, tile)
+    with tables.table(str(tmp_path / "x.ms"), ack=False) as main:
+        mapped = map_column(main, "DATA")
+        assert (mapped is not None) == is_mapped
+        assert map_column(main, "UVW") is None
+        assert map_column(main.query("ANTENNA1 == 0"), "DATA") is None
+    if is_mapped:
+        np.testing.assert_array_equal(mapped, columns["vis"])
+    assert_same(read_measurement_set(tmp_path / "x.ms"), columns)
+
+
+def test_other_byte_order_is_not_mapped(tmp_path):
+    """A table in the other byte order is read by casacore."""
+    path = tmp_path / "x.ms"
+    write_measurement_set(path, observation())
+    other = "big" if sys.byteorder == "little" else "little"
+    with tables.table(str(path), ack=False) as main:
+        main.copy(str(tmp_path / "other.ms"), deep=True, valuecopy=True, endian=other).close()
+    with tables.table(str(tmp_path / "other.ms"), ack=False) as main:
+        assert main.endianformat() == other
+        assert map_column(main, "DATA") is None
+    assert_same(read_measurement_set(tmp_path / "other.ms"), observation())
+
+
+def test_changed_visibilities_leave_the_file(tmp_path):
+    """What is read may be changed in place, and the measurement set keeps what it had."""
+    path = tmp_path / "x.ms"
+    columns = observation()
+    write_measurement_set(path, columns)
+    read_measurement_set(path)["vis"][...] = 0.0
+    assert_same(read_measurement_set(path), columns)
+
+
+def test_replaced_measurement_set_leaves_what_was_read(tmp_path):
+    """Visibilities stay what they were while another process makes the measurement set anew."""
+    path = tmp_path / "x.ms"
+    columns = observation()
+    write_measurement_set(path, columns)
+    read = read_measurement_set(path)
+    write_measurement_set(path, observation(2))
+    np.testing.assert_array_equal(read["vis"], columns["vis"])
 
 
 def test_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
