@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -22,19 +23,18 @@ _DUMP = "postgresql.dump"
 _LONGEST_S = 3600.0
 _TOOLS = "/usr/lib/postgresql/*/bin"
 _CONFIGURATION = "dagster.yaml"
+_ASIDE = "before_restore_"
+"""Schemas of what restoring has moved aside: for a person to look at and drop, and in no backup."""
 
 
 def dump_instance(home: Path, target: Path) -> str:
     """Copy the instance of a ``DAGSTER_HOME`` into a folder; return ``sqlite`` or ``postgresql``."""
     target.mkdir(parents=True)
     shutil.copy2(home / _CONFIGURATION, target / _CONFIGURATION)
-    instance = InstanceView(home).instance
-    try:
-        url = _postgres_url(instance)
-    finally:
-        instance.dispose()
+    url = _url_of_home(home)
     if url is not None:
-        _run_tool("pg_dump", ["--format=custom", "--no-owner", f"--file={target / _DUMP}"], url)
+        options = ["--format=custom", "--no-owner", f"--exclude-schema={_ASIDE}*"]
+        _run_tool("pg_dump", [*options, f"--file={target / _DUMP}"], url)
         return "postgresql"
     for source in sorted(home.rglob("*.db"), key=lambda path: (path.stem == "event_log", path)):
         place = target / source.relative_to(home)
@@ -52,7 +52,31 @@ def dump_instance(home: Path, target: Path) -> str:
     return "sqlite"
 
 
-def restore_instance(dumped: Path, home: Path) -> None:
+def database_in_use(dumped: Path, home: Path) -> str | None:
+    """PostgreSQL database that restoring would change, if Dagster remembers something there, as a person would call it.
+
+    That is the one of ``home``'s ``dagster.yaml``, or of the dumped one where ``home`` has none yet.
+    """
+    if not (dumped / _DUMP).exists():
+        return None
+    # What Dagster makes for itself where it finds its configuration belongs neither to home nor to the backup.
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy2((home if (home / _CONFIGURATION).exists() else dumped) / _CONFIGURATION, folder)
+        url = _url_of_home(Path(folder))
+    if url is None:
+        return None
+    engine = db.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            [(is_in_use,)] = connection.execute(
+                db.text("SELECT EXISTS (SELECT FROM runs) OR EXISTS (SELECT FROM event_logs)")
+            )
+    finally:
+        engine.dispose()
+    return db.make_url(url).render_as_string(hide_password=True) if is_in_use else None
+
+
+def restore_instance(dumped: Path, home: Path, stamp: str) -> list[str]:
     """Put an instance back: its SQLite files into an emptied ``DAGSTER_HOME``, or its tables into its PostgreSQL database.
 
     Parameters
@@ -61,16 +85,19 @@ def restore_instance(dumped: Path, home: Path) -> None:
         As `dump_instance` left it.
     home : Path
         Keeps its ``dagster.yaml`` if it has one; that of PostgreSQL says where the database is.
+    stamp : str
+        Names the schema of the database that takes tables that are there.
+
+    Returns
+    -------
+    list of str
+        That schema, if there was something to move aside.
     """
     home.mkdir(parents=True, exist_ok=True)
     if not (home / _CONFIGURATION).exists():
         shutil.copy2(dumped / _CONFIGURATION, home / _CONFIGURATION)
     if (dumped / _DUMP).exists():
-        instance = InstanceView(home).instance
-        try:
-            url = _postgres_url(instance)
-        finally:
-            instance.dispose()
+        url = _url_of_home(home)
         if url is None:
             raise BackupError(
                 f"The backup is of PostgreSQL, {home} is not",
@@ -78,14 +105,39 @@ def restore_instance(dumped: Path, home: Path) -> None:
                 expected="the storage of the backup",
                 remedy=f"Put {dumped / _CONFIGURATION} there, or choose another DAGSTER_HOME.",
             )
+        aside = [_move_tables_aside(url, f"{_ASIDE}{stamp.lower()}")] if database_in_use(dumped, home) else []
         _run_tool(
             "pg_restore", ["--clean", "--if-exists", "--no-owner", "--single-transaction", str(dumped / _DUMP)], url
         )
-        return
+        return aside
     for source in sorted(dumped.rglob("*.db")):
         place = home / source.relative_to(dumped)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, place)
+    return []
+
+
+def _move_tables_aside(url: str, schema: str) -> str:
+    """Move all tables of a database into a schema of their own, in one transaction; return where they are."""
+    engine = db.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            tables = db.inspect(connection).get_table_names()
+            quoted = engine.dialect.identifier_preparer.quote_identifier
+            connection.execute(db.text(f"CREATE SCHEMA {quoted(schema)}"))
+            for table in tables:
+                connection.execute(db.text(f"ALTER TABLE {quoted(table)} SET SCHEMA {quoted(schema)}"))
+    finally:
+        engine.dispose()
+    return f"schema {schema} of {db.make_url(url).render_as_string(hide_password=True)}"
+
+
+def _url_of_home(home: Path) -> str | None:
+    instance = InstanceView(home).instance
+    try:
+        return _postgres_url(instance)
+    finally:
+        instance.dispose()
 
 
 def _postgres_url(instance: dg.DagsterInstance) -> str | None:

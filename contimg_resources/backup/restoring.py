@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contimg_resources.backup.instance import restore_instance
+from contimg_resources.backup.instance import database_in_use, restore_instance
 from contimg_resources.backup.making import INSTANCE, PRODUCTS, STORE
 from contimg_resources.backup.manifest import BackupError, checked_manifest
 from contimg_resources.products import atomic_write, file_hash, open_products
@@ -59,24 +59,25 @@ def restore_backup(
         )
     if wants_instance and home is not None:
         there += [path for name in ("history", "schedules") if (path := home / name).exists()]
-    if there and not replace:
+    database = database_in_use(backup / INSTANCE, home) if wants_instance and home is not None else None
+    if (there or database) and not replace:
         raise BackupError(
             "Restoring would take the place of what is there",
-            got=", ".join(map(str, there)),
+            got=", ".join(map(str, [*there, *([database] if database else [])])),
             expected="no store and no instance",
             remedy="Stop Dagster and the portal; then add --replace, which moves these aside.",
         )
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = [path.rename(path.with_name(f"{path.name}.before-restore-{stamp}")) for path in there]
+    aside = [str(path.rename(path.with_name(f"{path.name}.before-restore-{stamp}"))) for path in there]
     if STORE in parts:
         for source in sorted((backup / STORE).iterdir(), reverse=True):  # the log of changes, if any, before the file
             _place_file(source, products.store_path.with_name(source.name))
     if wants_instance and home is not None:
-        restore_instance(backup / INSTANCE, home)
+        aside += restore_instance(backup / INSTANCE, home, stamp)
     n_products = _restore_products(backup / PRODUCTS, products.root / "products") if PRODUCTS in parts else 0
     facts = {name: value for name, value in manifest.items() if name not in {"files", "store_rows"}}
     n_rows = sum(manifest["store_rows"].values())
-    return {**facts, "n_rows": n_rows, "n_products": n_products, "moved_aside": [str(path) for path in aside]}
+    return {**facts, "n_rows": n_rows, "n_products": n_products, "moved_aside": aside}
 
 
 def _place_file(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,11 +147,11 @@ class Cluster:
         os.killpg(self.pid(service), signal.SIGKILL)
         return time.monotonic()
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a ``contimg`` verb with the settings of the cluster."""
+    def command(self, *arguments: str, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        """Run a ``contimg`` verb with the settings of the cluster, and others."""
         return subprocess.run(
             [*CONTIMG, *arguments],
-            env=os.environ | self.environment,
+            env=os.environ | self.environment | dict(environment),
             check=False,
             capture_output=True,
             text=True,
@@ -179,8 +179,8 @@ class Cluster:
             raise AssertionError(f"{error}\n{self.story(instance)}") from error
 
     @contextmanager
-    def instance(self) -> Iterator[dg.DagsterInstance]:
-        """Dagster's instance of the cluster."""
+    def instance(self, environment: Mapping[str, str] = {}) -> Iterator[dg.DagsterInstance]:
+        """Dagster's instance of the cluster, or the one that other settings name."""
         secrets = self.campaign.data / "cluster" / "secrets"
         home = {
             "DAGSTER_HOME": str(self.campaign.data / "cluster" / "dagster"),
@@ -188,7 +188,7 @@ class Cluster:
             "CONTIMG_CLUSTER__BROKER_URL_FILE": str(secrets / "broker_url"),
         }
         before = dict(os.environ)
-        os.environ |= self.environment | home
+        os.environ |= self.environment | home | dict(environment)
         try:
             with dg.DagsterInstance.get() as instance:
                 yield instance

@@ -2,11 +2,13 @@
 
 Each worker has a data folder of its own, and reads from the products' home what the other has made. One cluster for all tests of
 this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed for half a minute while
-images are made again, the cluster is given other code while it works, and at the end everything is stopped.
+images are made again, a backup is restored on another machine, the cluster is given other code while it works, and at the end
+everything is stopped.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -28,10 +30,11 @@ from contimg_resources.cluster.signs_of_life import SignsOfLife
 from contimg_resources.product_home import ProductHome
 from contimg_resources.products import Products, file_hash
 from contimg_resources.settings import load_settings
+from contimg_resources.store.connection import Store
 from contimg_resources.table_folders import LOCK_FILE
 from contimg_sensors.run_events import Cursor
 from tests.assets.conftest import small_campaign  # noqa: F401 (a fixture)
-from tests.chaos.campaign import Campaign
+from tests.chaos.campaign import Campaign, rows_to_compare
 from tests.deployment.one_machine_cluster import (
     BUSY,
     CONTIMG,
@@ -44,6 +47,7 @@ from tests.deployment.one_machine_cluster import (
     run_embedded,
     wait_for,
 )
+from tests.retention.conftest import postgres  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 _PATIENCE_S = 900.0
@@ -198,6 +202,44 @@ def test_redis_and_postgresql_killed_for_half_a_minute_delay_and_lose_nothing(
         )
     record_property("away_s", round(away_s, 1))
     assert away_s >= RESTART_AFTER_S
+
+
+def remembered(instance: dg.DagsterInstance) -> tuple[dict[str, dg.DagsterRunStatus], dict[str, set[str]]]:
+    """What Dagster knows of the night: how its runs ended, and which partitions of which assets there are."""
+    runs = {run.run_id: run.status for run in instance.get_runs() if run.is_finished}
+    assets = {key.to_user_string(): set(instance.get_materialized_partitions(key)) for key in instance.all_asset_keys()}
+    return runs, assets
+
+
+def test_the_drill_a_backup_of_the_cluster_is_restored_on_another_machine(
+    cluster: Cluster,
+    embedded: Campaign,
+    postgres: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Backed up while it serves; refused by the database in use; in a new data folder and PostgreSQL the night is as it was."""
+    elsewhere = {"CONTIMG_DATA": str(tmp_path / "data"), "DAGSTER_HOME": str(tmp_path / "data" / "dagster")}
+    with cluster.instance() as instance:
+        expected = remembered(instance)
+        made = cluster.command("backup", "--out", str(tmp_path / "backups"), "--json")
+        assert made.returncode == 0, made.stderr
+        backup = json.loads(made.stdout)["backup"]
+        refused = cluster.command("restore", backup, environment=elsewhere)
+        assert refused.returncode == 1
+        assert f"127.0.0.1:{cluster.ports['postgres']}" in refused.stderr
+        assert not (tmp_path / "data" / "contimg.duckdb").exists()
+        assert remembered(instance) == expected
+    assert sum(len(keys) for keys in expected[1].values()) > 0
+
+    elsewhere["CONTIMG_CLUSTER__POSTGRES_URL"] = postgres
+    restored = cluster.command("restore", backup, "--json", environment=elsewhere)
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["moved_aside"] == []
+    store = Store(Products(tmp_path / "data").store_path)
+    found = rows_to_compare(store, (cluster.campaign.root, cluster.campaign.raw))
+    assert [table for table, rows in embedded.content().items() if not rows.equals(found[table])] == []
+    with cluster.instance(elsewhere) as instance:
+        assert remembered(instance) == expected
 
 
 def copied_code(folder: Path, project_root: Path) -> Path:

@@ -204,7 +204,32 @@ def test_the_drill_with_postgresql(site, tmp_path, monkeypatch, postgres):
     assert checked_manifest(backup)["instance"] == "postgresql"
     administer("DROP DATABASE dagster")
     administer("CREATE DATABASE dagster")
-    restore_backup(backup, load_settings(), home, parts=("instance",))
+    assert restore_backup(backup, load_settings(), home, parts=("instance",))["moved_aside"] == []
     assert known(home) == known_before
     work(home)
-    assert len(known(home)[0]) == 2
+    later = known(home)
+    assert len(later[0]) == 2
+
+    with pytest.raises(BackupError, match=r"take the place of what is there[\s\S]*127\.0\.0\.1"):
+        restore_backup(backup, load_settings(), home, parts=("instance",))
+    assert known(home) == later
+    restored = restore_backup(backup, load_settings(), home, parts=("instance",), replace=True)
+    assert known(home) == known_before
+    [aside] = restored["moved_aside"]
+    schema = aside.split()[1]
+    connection = psycopg2.connect(postgres.replace("/postgres", "/dagster"))
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT run_id FROM {schema}.runs ORDER BY 1")
+        assert [run_id for (run_id,) in cursor] == sorted(run_id for run_id, _ in later[0])
+    connection.close()
+
+    again = make_backup(load_settings(), home, site / "later_backups")
+    administer("DROP DATABASE dagster")
+    administer("CREATE DATABASE dagster")
+    restore_backup(again, load_settings(), home, parts=("instance",))
+    assert known(home) == known_before
+    connection = psycopg2.connect(postgres.replace("/postgres", "/dagster"))
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM information_schema.schemata WHERE schema_name LIKE 'before_restore%'")
+        assert cursor.fetchone() == (0,)
+    connection.close()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -103,17 +103,36 @@ def solve_problems(
         settings.tolerance,
         settings.max_iterations,
     )
-    # (block, corr, cell, baseline): each problem's cells lie together; the pass over the data needs the other layout.
-    sums = tuple(np.ascontiguousarray(s.transpose(2, 3, 0, 1)) for s in (statistics.cross, statistics.power))
     antennas = (statistics.antenna1, statistics.antenna2)
-
-    def run(part: slice) -> None:
-        for k in range(part.start, part.stop):
-            t0, t1, k0, k1, p = domains[k]
-            _solve_one([s[k0:k1, p, t0:t1] for s in sums], antennas, controls, solved, k)
-
-    in_threads(run, slices(len(domains), settings.n_threads), settings.n_threads)
+    found = (
+        solved.gains,
+        solved.usable,
+        solved.snr,
+        solved.converged,
+        solved.n_iterations,
+        solved.residual,
+        solved.antenna_residual,
+    )
+    sums = _by_problem(statistics, settings.n_threads)
+    in_threads(
+        lambda part: _solve_some(part.start, part.stop, domains, sums, antennas, controls, found),
+        slices(len(domains), settings.n_threads),
+        settings.n_threads,
+    )
     return solved
+
+
+def _by_problem(statistics: BaselineStatistics, n_threads: int) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    """Sums with axes (block, corr, cell, baseline): each problem's lie together; the pass over the data needs the other layout."""
+    cross, power = statistics.cross.transpose(2, 3, 0, 1), statistics.power.transpose(2, 3, 0, 1)
+    turned_cross, turned_power = np.empty(cross.shape, dtype=cross.dtype), np.empty(power.shape, dtype=power.dtype)
+
+    def turn(part: slice) -> None:
+        turned_cross[part] = cross[part]
+        turned_power[part] = power[part]
+
+    in_threads(turn, slices(len(cross), n_threads), n_threads)
+    return turned_cross, turned_power
 
 
 def median_residual(
@@ -141,47 +160,58 @@ def median_residual(
     return float(np.median(found)) if found else float("nan")
 
 
-def _solve_one(
-    sums: Sequence[NDArray[Any]],
-    antennas: tuple[NDArray[np.int32], NDArray[np.int32]],
-    controls: _Controls,
-    solved: SolvedGains,
-    k: int,
-) -> None:
-    """Solve the problem of some cells (block, cell, baseline) into row ``k`` of ``solved``."""
+@numba.njit(cache=True, nogil=True)
+def _solve_some(first, last, domains, sums, antennas, controls, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Solve problems ``first`` to ``last`` on sums (block, corr, cell, baseline) into rows of the arrays of ``SolvedGains``."""
     antenna1, antenna2 = antennas
-    data, norm = (np.ascontiguousarray(s).reshape(-1, len(antenna1)) for s in sums)
-    trust = np.ones(norm.shape, dtype=np.float32)
-    deviation = np.zeros(norm.shape, dtype=np.float32)
-    gains, usable = solved.gains[k], solved.usable[k]
-    n_antennas = len(gains)
+    all_gains, all_usable, snr, converged, n_iterations, residual, antenna_residual = found
+    n_antennas = all_gains.shape[1]
     cross, power = np.zeros((n_antennas, n_antennas), dtype=np.complex128), np.zeros((n_antennas, n_antennas))
-    _sum_cells(data, norm, trust, antenna1, antenna2, cross, power)
-    _find_usable(power, controls.min_baselines, np.ones_like(usable), usable)
-    if not np.any(usable):
-        return
-    _guess(cross, power, usable, controls.phase_only, gains)
-    scale = 0.0
-    n_parameters = int(usable.sum()) * (1 if controls.phase_only else 2) - 1
-    for attempt in range(controls.robust_iterations + 1):
-        if attempt > 0:
-            np.divide(controls.outlier_sigma * scale, deviation, out=trust, where=deviation > 0.0)
-            np.minimum(trust * trust, 1.0, out=trust)
-            _sum_cells(data, norm, trust, antenna1, antenna2, cross, power)
-        n_steps = _alternate(cross, power, usable, gains, np.empty_like(gains), controls)
-        solved.converged[k] = n_steps >= 0
-        solved.n_iterations[k] += abs(n_steps)
-        squares, fitted = _residuals(data, norm, trust, antenna1, antenna2, usable, gains, deviation)
-        found = deviation[deviation > 0.0]
-        if found.size == 0:
-            scale, solved.residual[k] = 0.0, 0.0
-            break
-        freedom = 2.0 * found.size / max(2.0 * found.size - n_parameters, 1.0)
-        scale = float(np.median(found)) / _RAYLEIGH_MEDIAN * float(np.sqrt(freedom))
-        solved.residual[k] = np.sqrt(squares / fitted)
-    _signal_to_noise(power, usable, gains, scale, solved.snr[k])
-    _antenna_residuals(deviation, antenna1, antenna2, scale, solved.antenna_residual[k])
-    gains[~usable] = 1.0
+    updated = np.empty(n_antennas, dtype=np.complex128)
+    for k in range(first, last):
+        t0, t1, k0, k1, p = domains[k, 0], domains[k, 1], domains[k, 2], domains[k, 3], domains[k, 4]
+        shape = ((k1 - k0) * (t1 - t0), antenna1.shape[0])
+        data = np.ascontiguousarray(sums[0][k0:k1, p, t0:t1]).reshape(shape)
+        norm = np.ascontiguousarray(sums[1][k0:k1, p, t0:t1]).reshape(shape)
+        trust, deviation = np.ones(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        gains, usable = all_gains[k], all_usable[k]
+        _sum_cells(data, norm, trust, antenna1, antenna2, cross, power)
+        _find_usable(power, controls.min_baselines, np.ones(n_antennas, dtype=np.bool_), usable)
+        if not np.any(usable):
+            continue
+        _guess(cross, power, usable, controls.phase_only, gains)
+        scale = 0.0
+        n_parameters = usable.sum() * (1 if controls.phase_only else 2) - 1
+        for attempt in range(controls.robust_iterations + 1):
+            if attempt > 0:
+                _reweight(deviation, np.float32(controls.outlier_sigma * scale), trust)
+                _sum_cells(data, norm, trust, antenna1, antenna2, cross, power)
+            n_steps = _alternate(cross, power, usable, gains, updated, controls)
+            converged[k] = n_steps >= 0
+            n_iterations[k] += abs(n_steps)
+            squares, fitted = _residuals(data, norm, trust, antenna1, antenna2, usable, gains, deviation)
+            sizes = deviation.ravel()
+            sizes = sizes[sizes > 0.0]
+            if sizes.size == 0:
+                scale, residual[k] = 0.0, 0.0
+                break
+            freedom = 2.0 * sizes.size / max(2.0 * sizes.size - n_parameters, 1.0)
+            scale = np.median(sizes) / _RAYLEIGH_MEDIAN * np.sqrt(freedom)
+            residual[k] = np.sqrt(squares / fitted)
+        _signal_to_noise(power, usable, gains, scale, snr[k])
+        _antenna_residuals(deviation, antenna1, antenna2, scale, antenna_residual[k])
+        for i in range(n_antennas):
+            if not usable[i]:
+                gains[i] = 1.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _reweight(deviation, limit, trust):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Averages that deviate by more than the limit count with the square of how much less they may."""
+    for c in range(deviation.shape[0]):
+        for b in range(deviation.shape[1]):
+            size = deviation[c, b]
+            trust[c, b] = np.float32(1.0) if size <= limit else (limit / size) ** 2
 
 
 @numba.njit(cache=True, nogil=True)
