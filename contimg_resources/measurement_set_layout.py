@@ -85,7 +85,8 @@ def map_column(main: Any, name: str) -> NDArray[np.complex64] | None:
         return None
     shape, tile = cubes[0]["CubeShape"], cubes[0]["TileShape"]
     file = Path(main.name()) / f"table.f{own[0]['SEQNR']}_TSM1"
-    if len(shape) != 3 or not np.array_equal(shape[:2], tile[:2]) or shape[2] != main.nrows() or not file.is_file():
+    is_the_array = len(shape) == 3 and np.array_equal(shape[:2], tile[:2]) and shape[2] == main.nrows()
+    if not is_the_array or not file.is_file() or file.stat().st_size < 8 * int(np.prod(shape, dtype=np.int64)):
         return None
     return np.asarray(np.memmap(file, dtype=np.complex64, mode="c", shape=tuple(int(n) for n in shape[::-1])))
 

@@ -1,5 +1,6 @@
 """Measurement sets: what is written is read, by us and by CASA, and foreign ones are put into our order."""
 
+import os
 import shutil
 import sys
 
@@ -213,6 +214,17 @@ def test_other_byte_order_is_not_mapped(tmp_path):
         assert main.endianformat() == other
         assert map_column(main, "DATA") is None
     assert_same(read_measurement_set(tmp_path / "other.ms"), observation())
+
+
+def test_data_that_end_early_are_an_error(tmp_path):
+    """A measurement set whose visibilities were cut off is named, and not read beyond their end."""
+    path = tmp_path / "x.ms"
+    write_measurement_set(path, observation(n_chan=700, n_time=12))
+    with tables.table(str(path), ack=False) as main:
+        number = next(info["SEQNR"] for info in main.getdminfo().values() if info["COLUMNS"] == ["DATA"])
+    os.truncate(path / f"table.f{number}_TSM1", 1_000_000)
+    with pytest.raises(CasaError, match=r"x\.ms"):
+        read_measurement_set(path)
 
 
 def test_changed_visibilities_leave_the_file(tmp_path):
