@@ -32,6 +32,9 @@ POINTING_NAME = "contimg"
 
 TILE_BYTES = 524_288
 
+_CUBE_FILES = {"TiledColumnStMan": "TSM0", "TiledShapeStMan": "TSM1"}
+"""Ends of the names of the files that hold the first cube of cells; TiledShapeStMan's number 0 is of rows without cells."""
+
 _CASA_TELESCOPE_NAMES = {"DSA-110": "OVRO_MMA", "DSA_110": "OVRO_MMA", "DSA110": "OVRO_MMA"}
 """Names CASA's observatory table lacks, and the site it knows at the same place."""
 
@@ -46,13 +49,17 @@ def tile_rows(bytes_per_row: float) -> int:
     return max(1, int(TILE_BYTES / max(bytes_per_row, 1.0)))
 
 
-def data_column(name: str, comment: str) -> dict[str, Any]:
-    """Column description of a complex (row, chan, corr) column in its own tiled storage manager."""
+def data_column(name: str, comment: str, cell: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Column description of a complex (row, chan, corr) column in its own tiled storage manager.
+
+    With the shape of its cells, (n_chan, n_corr), storage has a place for every row before anything is written.
+    """
     described: dict[str, Any] = tables.makearrcoldesc(
         name,
         0j,
         2,
-        datamanagertype="TiledShapeStMan",
+        shape=list(cell or ()),
+        datamanagertype="TiledColumnStMan" if cell else "TiledShapeStMan",
         datamanagergroup=f"Tiled{name}",
         valuetype="complex",
         comment=comment,
@@ -71,31 +78,39 @@ def tiled_manager(name: str, tile: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def map_column(main: Any, name: str) -> NDArray[np.complex64] | None:
-    """A complex column as its file holds it, axes (row, chan, corr), or None where the file is not that array.
+def column_file(main: Any, name: str) -> Path | None:
+    """File that is a complex column as an array, axes (row, chan, corr), in the table's byte order; None where there is none.
 
-    It is where one tile holds all channels and correlations of its rows, in this machine's byte order. Changes of the array
-    stay in memory; the table's own, made later, may or may not show.
+    There is one where all rows have cells of one shape and a tile holds all channels and correlations of its rows.
     """
-    own = [
-        info for info in main.getdminfo().values() if info["COLUMNS"] == [name] and info["TYPE"] == "TiledShapeStMan"
-    ]
+    own = [info for info in main.getdminfo().values() if info["COLUMNS"] == [name] and info["TYPE"] in _CUBE_FILES]
     cubes = list(own[0]["SPEC"]["HYPERCUBES"].values()) if own else []
-    if len(cubes) != 1 or main.endianformat() != sys.byteorder:
+    if len(cubes) != 1:
         return None
     shape, tile = cubes[0]["CubeShape"], cubes[0]["TileShape"]
-    file = Path(main.name()) / f"table.f{own[0]['SEQNR']}_TSM1"
+    file = Path(main.name()) / f"table.f{own[0]['SEQNR']}_{_CUBE_FILES[own[0]['TYPE']]}"
     is_the_array = len(shape) == 3 and np.array_equal(shape[:2], tile[:2]) and shape[2] == main.nrows()
-    if not is_the_array or not file.is_file() or file.stat().st_size < 8 * int(np.prod(shape, dtype=np.int64)):
+    is_whole = is_the_array and file.is_file() and file.stat().st_size >= 8 * int(np.prod(shape, dtype=np.int64))
+    return file if is_whole else None
+
+
+def map_column(main: Any, name: str) -> NDArray[np.complex64] | None:
+    """A complex column as its file holds it, axes (row, chan, corr), or None where it cannot be mapped.
+
+    Changes of the array stay in memory; the table's own, made later, may or may not show.
+    """
+    file = column_file(main, name)
+    if file is None or main.endianformat() != sys.byteorder:
         return None
-    return np.asarray(np.memmap(file, dtype=np.complex64, mode="c", shape=tuple(int(n) for n in shape[::-1])))
+    shape = (main.nrows(), *main.getcell(name, 0).shape)
+    return np.asarray(np.memmap(file, dtype=np.complex64, mode="c", shape=shape))
 
 
 def create_tables(path: str, n_row: int, n_chan: int, n_corr: int) -> None:
     """Create an empty measurement set of ``n_row`` rows (all sub-tables exist, without rows)."""
     description = tables.required_ms_desc()
     description["UVW"]["keywords"]["MEASINFO"]["Ref"] = "ICRS"
-    bulk = tables.maketabdesc([data_column("DATA", "visibilities")])
+    bulk = tables.maketabdesc([data_column("DATA", "visibilities", (n_chan, n_corr))])
     description["DATA"] = bulk["DATA"]
     tiles = {
         "DATA": (n_corr, n_chan, tile_rows(8.0 * n_corr * n_chan)),
@@ -106,11 +121,9 @@ def create_tables(path: str, n_row: int, n_chan: int, n_corr: int) -> None:
     }
     managers = {}
     for index, (name, tile) in enumerate(tiles.items(), start=1):
-        description[name]["dataManagerType"] = "TiledShapeStMan"
-        description[name]["dataManagerGroup"] = f"Tiled{name}"
-        managers[f"*{index}"] = tiled_manager(name, tile)
-    description["UVW"].update(dataManagerType="TiledColumnStMan")
-    managers["*3"]["TYPE"] = "TiledColumnStMan"
+        kind = "TiledColumnStMan" if name in ("DATA", "UVW") else "TiledShapeStMan"
+        description[name].update(dataManagerType=kind, dataManagerGroup=f"Tiled{name}")
+        managers[f"*{index}"] = tiled_manager(name, tile) | {"TYPE": kind}
     for name in _INCREMENTAL:
         description[name].update(dataManagerType="IncrementalStMan", dataManagerGroup="Incremental")
     with tables.default_ms(path, description, managers) as main:

@@ -3,15 +3,15 @@
 What belongs here: a measurement set in the making, which appears complete or not at all. What does not: its layout
 (``measurement_set_layout``), reading (``measurement_sets``), anything computed from the data.
 
-Method: DATA goes to casacore as it comes. What needs all of it afterwards, the flagger, sees the file itself: one tile holds all
-channels and correlations of its rows, so the file is the array in C order. Visibilities of a full-size observation (1.34 GB)
-are never in memory as a whole. Rejected: a copy in memory beside the file (memory that a process has not used before costs
-a virtual machine 2 to 4 s a GB); casacore's own reading back, which copies twice.
+Method: casacore makes tables with a place for every row, and visibilities are written into the file of DATA as they come: one tile
+holds all channels and correlations of its rows, so the file is the array in C order. What needs all of it afterwards, the flagger,
+sees the file itself. Visibilities of a full-size observation (1.34 GB) are never in memory as a whole. Rejected: ``putcol``,
+which copies twice and lets no other thread of Python begin anything meanwhile, while threads are to read the next integrations;
+a copy in memory beside the file (memory that a process has not used before costs a virtual machine 2 to 4 s a GB).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +23,13 @@ from casacore import tables
 from numpy.typing import NDArray
 
 from contimg_resources.errors import CasaError
-from contimg_resources.measurement_set_layout import SECONDS_PER_DAY, create_tables, map_column, write_subtables
+from contimg_resources.measurement_set_layout import (
+    SECONDS_PER_DAY,
+    column_file,
+    create_tables,
+    map_column,
+    write_subtables,
+)
 from contimg_resources.table_folders import casacore_errors, replaced_folder, require_space, sync_folder
 from contimg_resources.tracing import traced
 
@@ -101,14 +107,23 @@ class MeasurementSetDraft:
         with casacore_errors(self._target, "write"):
             require_space(self._target, n_row * (n_chan * n_corr * 8.2 + 200.0))
             create_tables(str(self._folder), n_row, n_chan, n_corr)
+            with tables.table(str(self._folder), ack=False) as main:
+                file = column_file(main, "DATA")
+                self._cells = np.dtype(np.complex64).newbyteorder(main.endianformat())
+        if file is None:
+            raise CasaError(
+                f"{self._target}: DATA has no file of its own", got="another storage option in .casarc",
+                expected="table.storage.option: sepfile", remedy="Remove that line from .casarc.",
+                reason_code="casacore_storage",
+            )  # fmt: skip
+        self._file = file
 
     def put(self, first_row: int, vis: NDArray[np.complex64]) -> None:
         """Write DATA of rows from ``first_row`` on; ``vis`` has axes (row, chan, corr). In order of rows."""
-        with self._open() as main:
-            for rows in _row_pieces(vis.shape):
-                cells = np.ascontiguousarray(vis[rows], dtype=np.complex64)
-                main.putcol("DATA", cells, first_row + rows.start, rows.stop - rows.start)
-                time.sleep(0)  # let the threads go on that read the next integrations
+        cells = np.ascontiguousarray(vis, dtype=self._cells)
+        with casacore_errors(self._target, "write"), self._file.open("r+b") as stream:
+            stream.seek(first_row * cells[0].nbytes)
+            stream.write(cells.data)
 
     def data(self) -> NDArray[np.complex64]:
         """DATA of all rows, axes (row, chan, corr), as the file holds it; changes of the array stay in memory."""

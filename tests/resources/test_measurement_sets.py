@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ from contimg_assets.science.visibilities import Visibilities
 from contimg_resources import table_folders
 from contimg_resources.casa import demo_uvfits, import_uvfits, run_task
 from contimg_resources.errors import CasaError, DiskFullError, ProductMissingError
-from contimg_resources.measurement_set_layout import data_column, map_column, tiled_manager
+from contimg_resources.measurement_set_layout import column_file, data_column, map_column, tiled_manager
 from contimg_resources.measurement_set_writer import measurement_set_draft, write_measurement_set
 from contimg_resources.measurement_sets import (
     list_fields,
@@ -203,17 +204,43 @@ def test_column_is_mapped_where_its_file_is_the_array(tmp_path, tile, is_mapped)
     assert_same(read_measurement_set(tmp_path / "x.ms"), columns)
 
 
-def test_other_byte_order_is_not_mapped(tmp_path):
-    """A table in the other byte order is read by casacore."""
-    path = tmp_path / "x.ms"
-    write_measurement_set(path, observation())
-    other = "big" if sys.byteorder == "little" else "little"
-    with tables.table(str(path), ack=False) as main:
-        main.copy(str(tmp_path / "other.ms"), deep=True, valuecopy=True, endian=other).close()
-    with tables.table(str(tmp_path / "other.ms"), ack=False) as main:
-        assert main.endianformat() == other
-        assert map_column(main, "DATA") is None
-    assert_same(read_measurement_set(tmp_path / "other.ms"), observation())
+_WRITE_AND_READ = """
+import sys
+from contimg_resources.errors import CasaError
+from contimg_resources.measurement_set_layout import map_column
+from contimg_resources.measurement_set_writer import write_measurement_set
+from contimg_resources.measurement_sets import read_measurement_set
+from tests.resources.test_measurement_sets import assert_same, observation, tables
+try:
+    write_measurement_set(sys.argv[1], observation())
+except CasaError as error:
+    sys.exit(error.reason_code)
+with tables.table(sys.argv[1], ack=False) as main:
+    assert map_column(main, "DATA") is None
+assert_same(read_measurement_set(sys.argv[1]), observation())
+sys.exit("the same")
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "outcome"),
+    [
+        (f"table.endianformat: {'big' if sys.byteorder == 'little' else 'little'}", "the same"),
+        ("table.storage.option: multifile", "casacore_storage"),
+    ],
+)
+def test_options_of_casacore_change_no_value(tmp_path, option, outcome):
+    """In the other byte order all is written and read as else; without a file for each column the options are named."""
+    (tmp_path / "casarc").write_text(option + "\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _WRITE_AND_READ, str(tmp_path / "x.ms")],
+        env=os.environ | {"CASARCFILES": str(tmp_path / "casarc")},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1] == outcome
+    assert (tmp_path / "x.ms").exists() == (outcome == "the same")
 
 
 def test_data_that_end_early_are_an_error(tmp_path):
@@ -221,8 +248,8 @@ def test_data_that_end_early_are_an_error(tmp_path):
     path = tmp_path / "x.ms"
     write_measurement_set(path, observation(n_chan=700, n_time=12))
     with tables.table(str(path), ack=False) as main:
-        number = next(info["SEQNR"] for info in main.getdminfo().values() if info["COLUMNS"] == ["DATA"])
-    os.truncate(path / f"table.f{number}_TSM1", 1_000_000)
+        file = column_file(main, "DATA")
+    os.truncate(file, 1_000_000)
     with pytest.raises(CasaError, match=r"x\.ms"):
         read_measurement_set(path)
 
