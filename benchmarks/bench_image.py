@@ -9,7 +9,7 @@ simulated, measured alike in both images.
 Two skies. ``drifting`` is the observation as the telescope makes it: its sources move through the primary beam during
 the 309 s, which neither peer models. Below 3 sigma WSClean's CLEAN does not converge on it: with ``-auto-threshold 1`` it
 adds components to what the drift leaves until it diverges (52 mJy). ``still`` has the same baselines, flags and weights,
-the same sources seen through a beam that does not move, and thermal noise: there all can be right, and the images must
+the same sources seen through a beam that does not move, and noise as the weights say: there all can be right, and the images must
 agree. Then WSClean too goes down to 1 sigma, and cleans eight sub-bands jointly: with one flux density for the whole band
 it leaves 2 mJy beside bright sources, whose brightness differs by ten per cent from one end of the band to the other; with
 four its rms is 3 per cent above the thermal one. tclean has two Taylor terms for the same reason, and masks at the catalogue's
@@ -78,10 +78,15 @@ def make_still_measurement_set() -> None:
     vis = Visibilities(**read_measurement_set(partial, column="CORRECTED_DATA"))
     sky = predict(component_list(pl.read_parquet(TRUTH / "truth_sources.parquet")), vis, primary_beam=True)
     rng = np.random.default_rng(SEED)
-    sigma_jy = SEFD_JY / np.sqrt(2.0 * np.median(np.abs(vis.channel_width_hz)) * np.median(vis.exposure_s))
+    typical_jy = SEFD_JY / np.sqrt(2.0 * np.median(np.abs(vis.channel_width_hz)) * np.median(vis.exposure_s))
+    counted = vis.weights > 0.0
+    sigma_jy = np.zeros(
+        vis.weights.shape, dtype=np.float32
+    )  # as the weights say, which are relative before calibration
+    sigma_jy[counted] = typical_jy * np.sqrt(np.median(vis.weights[counted]) / vis.weights[counted])
     for k in range(vis.vis.shape[2]):
         parts = rng.standard_normal((*sky.shape, 2), dtype=np.float32)
-        vis.vis[:, :, k] = sky + np.float32(sigma_jy) * parts.view(np.complex64)[..., 0]
+        vis.vis[:, :, k] = sky + sigma_jy[:, k, None] * parts.view(np.complex64)[..., 0]
     write_column(partial, "CORRECTED_DATA", vis.vis)
     partial.rename(STILL)
 
