@@ -28,7 +28,7 @@ def measured_sources(image_path: Path, beam_path: Path) -> pl.DataFrame:
     -------
     polars.DataFrame
         ``source_id``, ``expected_jy`` and ``measured_jy`` (peaks, Jy/beam), ``err_jy``, ``primary_beam``, ``offset_beams`` (fitted
-        position from the true one in minor axes of the beam; null below 10 sigma).
+        position from the true one in minor axes of the beam; null below 10 sigma) and its standard error.
     """
     import numpy as np
     import polars as pl
@@ -64,6 +64,13 @@ def measured_sources(image_path: Path, beam_path: Path) -> pl.DataFrame:
             "err_jy": forced["peak_flux_err_jy_beam"],
         }
     )
-    places_found = pl.DataFrame({"source_id": ids[at], "offset_beams": apart_deg * 3600.0 / image.beam_minor_arcsec})
+    err_arcsec = np.hypot(fitted["ra_err_arcsec"].to_numpy(), fitted["dec_err_arcsec"].to_numpy())
+    places_found = pl.DataFrame(
+        {
+            "source_id": ids[at],
+            "offset_beams": apart_deg * 3600.0 / image.beam_minor_arcsec,
+            "offset_err_beams": err_arcsec / image.beam_minor_arcsec,
+        }
+    )
     found = sources.join(measured, on="source_id").join(places_found, on="source_id", how="left")
     return found.filter(np.isfinite(found["expected_jy"].to_numpy()), pl.col("measured_jy").is_not_null())

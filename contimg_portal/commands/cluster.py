@@ -41,6 +41,13 @@ def up(
     restart_after_s: Annotated[
         float, typer.Option(min=0, help="Between the end of a service and its next start.")
     ] = 5.0,
+    restore: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BACKUP",
+            help="First restore what `contimg backup` made; a store and an instance that are there are moved aside.",
+        ),
+    ] = None,
 ) -> None:
     """Start everything on this machine, watch over it, and stop it all on Ctrl-C or SIGTERM."""
     with one_screen_errors():
@@ -73,7 +80,11 @@ def up(
             signal.signal(sign, lambda number, _: asked.append(number))
         try:
             updater.files.forget()
-            supervisor.start(machine.services())
+            database, *others = machine.services()
+            supervisor.start([database])
+            if restore is not None and not asked:
+                machine.restore(restore.expanduser().absolute())
+            supervisor.start(others)
             stderr.print(f"Dagster {machine.about['dagster']}   portal {machine.about['portal']}", highlight=False)
             supervisor.watch(updater.advance)
         finally:

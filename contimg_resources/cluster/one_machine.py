@@ -171,8 +171,14 @@ class OneMachine:
             *self.places.variables(self.data_of(worker)),
         ]
 
+    def restore(self, backup: Path) -> None:
+        """Restore a backup beside PostgreSQL, before anything else runs; what is there is moved aside."""
+        self._link_configuration()
+        command = ["-m", "contimg_portal.cli", "restore", str(backup), "--replace"]
+        _run([*self.variables(), self.code.python, *command], "The backup was not restored")
+
     def services(self) -> list[Service]:
-        """All services, in the order in which they start."""
+        """All services, in the order in which they start, the database first."""
         ports = self.ports
         return [
             Service(
@@ -309,7 +315,6 @@ class OneMachine:
 
     def _prepare_instance(self) -> None:
         """DAGSTER_HOME with our dagster.yaml, and the tables, made by one process before many ask for them."""
-        self.home.mkdir(parents=True, exist_ok=True)
         self.code_servers.prepare()
         self._link_configuration()
         _run(
@@ -323,6 +328,7 @@ class OneMachine:
         self.code_servers.switch(self.colour)
 
     def _link_configuration(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
         file = self.home / "dagster.yaml"
         if file.is_symlink() or not file.exists():
             file.unlink(missing_ok=True)

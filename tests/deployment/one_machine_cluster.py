@@ -91,7 +91,7 @@ class Cluster:
     """A cluster that ``contimg cluster up`` started."""
 
     def __init__(self, campaign: Campaign, services_folder: Path) -> None:
-        self.campaign = campaign
+        self.campaign, self.services_folder = campaign, services_folder
         first = free_ports(4)
         self.ports = {"dagster": first, "portal": first + 1, "postgres": first + 2, "redis": first + 3}
         self.environment = campaign.environment | {
@@ -106,10 +106,15 @@ class Cluster:
         }
         command = [*CONTIMG, "cluster", "up", "--dagster-port", str(first), "--portal-port", str(first + 1)]
         command += ["--inner-port", str(first + 2), "--services-folder", str(services_folder)]
+        self._up = [*command, "--restart-after-s", str(RESTART_AFTER_S)]
         self.log = campaign.root / "up.log"
+        self.start()
+
+    def start(self, *arguments: str) -> None:
+        """Start it, for the first time or again."""
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
-                [*command, "--restart-after-s", str(RESTART_AFTER_S)],
+                [*self._up, *arguments],
                 env=os.environ | self.environment,
                 stderr=sink,
                 start_new_session=True,

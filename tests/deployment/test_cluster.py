@@ -2,8 +2,8 @@
 
 Each worker has a data folder of its own, and reads from the products' home what the other has made. One cluster for all tests of
 this file, in their order: a worker is killed while it makes an image, Redis and PostgreSQL are killed for half a minute while
-images are made again, a backup is restored on another machine, the cluster is given other code while it works, and at the end
-everything is stopped.
+images are made again, a backup is restored on another machine and on this one, the cluster is given other code while it
+works, and at the end everything is stopped.
 """
 
 from __future__ import annotations
@@ -211,6 +211,13 @@ def remembered(instance: dg.DagsterInstance) -> tuple[dict[str, dg.DagsterRunSta
     return runs, assets
 
 
+def backed_up(cluster: Cluster, folder: Path) -> str:
+    """Back the cluster up while it serves; the backup's folder."""
+    made = cluster.command("backup", "--out", str(folder), "--json")
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout)["backup"]
+
+
 def test_the_drill_a_backup_of_the_cluster_is_restored_on_another_machine(
     cluster: Cluster,
     embedded: Campaign,
@@ -221,9 +228,7 @@ def test_the_drill_a_backup_of_the_cluster_is_restored_on_another_machine(
     elsewhere = {"CONTIMG_DATA": str(tmp_path / "data"), "DAGSTER_HOME": str(tmp_path / "data" / "dagster")}
     with cluster.instance() as instance:
         expected = remembered(instance)
-        made = cluster.command("backup", "--out", str(tmp_path / "backups"), "--json")
-        assert made.returncode == 0, made.stderr
-        backup = json.loads(made.stdout)["backup"]
+        backup = backed_up(cluster, tmp_path / "backups")
         refused = cluster.command("restore", backup, environment=elsewhere)
         assert refused.returncode == 1
         assert f"127.0.0.1:{cluster.ports['postgres']}" in refused.stderr
@@ -240,6 +245,27 @@ def test_the_drill_a_backup_of_the_cluster_is_restored_on_another_machine(
     assert [table for table, rows in embedded.content().items() if not rows.equals(found[table])] == []
     with cluster.instance(elsewhere) as instance:
         assert remembered(instance) == expected
+
+
+def test_the_drill_store_and_databases_are_lost_and_restored(
+    cluster: Cluster, embedded: Campaign, tmp_path: Path
+) -> None:
+    """Store, PostgreSQL and Redis are gone; one command brings the cluster up as it was, and later tests go on with it."""
+    with cluster.instance() as instance:
+        runs, partitions = remembered(instance)
+        backup = backed_up(cluster, tmp_path)
+    assert cluster.command("cluster", "down").returncode == 0
+    assert cluster.process.wait(10) == 0
+    cluster.campaign.store.path.unlink()
+    for folder in list(cluster.services_folder.iterdir()):
+        shutil.rmtree(folder)
+    cluster.start("--restore", backup)
+    cluster.await_ready()
+    assert different(embedded, cluster.campaign) == []
+    with cluster.instance() as instance:
+        found = remembered(instance)
+    assert found[1] == partitions
+    assert found[0].items() >= runs.items()
 
 
 def copied_code(folder: Path, project_root: Path) -> Path:
