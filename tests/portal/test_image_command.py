@@ -35,6 +35,12 @@ def succeed(*arguments):
     return json.loads(result.stdout)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    """Sums of several threads have another order each time, and images then other last bits."""
+    monkeypatch.setenv("CONTIMG_THREADS", "1")
+
+
 @pytest.fixture(scope="module")
 def observation():
     """A source of 1 Jy a little off the centre, and its position."""
