@@ -5,7 +5,8 @@ What belongs here: the two sensors. What failed and why is read in ``run_events`
 first and are none of this.
 
 * ``run_failures`` follows the event log: a failure writes its dead letter and counts for the breaker of its stage, a
-  materialization resolves the letter and closes the breaker. It sees to cool-downs, and to retries that came to nothing.
+  materialization resolves the letter and closes the breaker. It sees to cool-downs, to retries that came to nothing, and to runs
+  of a cluster that were lost before a worker began them.
 * ``dead_letter_retries`` starts the retries that somebody asked for or whose time has come: the stage and all after it, of
   the code that is loaded now. While the breaker of one of these stages is not closed they wait, but one may be its probe. What
   automation requested of such a stage (``breaker_open``) waits among them, counts as no failure, and loses nothing.
@@ -44,6 +45,12 @@ _STAGE_ASSETS = {asset.key.to_user_string(): asset for assets in JOBS.values() f
 _STAGE_ASSETS[_RAW_VISIBILITIES] = JOBS[observation_job.name][0]  # its checks run with the first stage
 
 
+def hand_over_lost_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Let the launcher of a cluster hand over again what its broker has lost; one line for each run."""
+    hand_over = getattr(instance.run_launcher, "hand_over_lost_runs", list)  # others start runs themselves
+    return [f"run {run_id} was in no queue and on no worker: handed over again" for run_id in hand_over()]
+
+
 @dg.sensor(minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def run_failures(context: dg.SensorEvaluationContext, observatory: Observatory) -> dg.SensorResult | dg.SkipReason:
     """Follow the event log: failures become dead letters and count for breakers, what is made resolves and closes them.
@@ -53,9 +60,10 @@ def run_failures(context: dg.SensorEvaluationContext, observatory: Observatory) 
     cursor, settings, store = Cursor.parse(context.cursor), observatory.settings, observatory.store
     if not store.path.exists():
         return dg.SkipReason("there is no store yet")
+    lines = hand_over_lost_runs(context.instance)
     failed = failures_since(context.instance, cursor, settings.timeouts)
     made = made_since(context.instance, STAGES, cursor)
-    lines = record_events(store, failed, made, settings)
+    lines += record_events(store, failed, made, settings)
     lines += look_after(context.instance, store, settings)
     for line in lines:
         context.log.info(line)

@@ -18,8 +18,11 @@ from kombu.entity import Queue
 
 from contimg_resources.cluster.queues import QUEUES
 
-_PREFIX = "contimg:"
+KEY_PREFIX = "contimg:"
 """Of all keys in Redis, which others may use too."""
+
+PRIORITIES = range(10)
+"""0 goes first; Redis has a list for each."""
 
 
 def celery_settings(broker_url: str | None, redelivery_s: float) -> dict[str, Any]:
@@ -35,9 +38,9 @@ def celery_settings(broker_url: str | None, redelivery_s: float) -> dict[str, An
     return {
         "broker_url": broker_url,
         "broker_transport_options": {
-            "global_keyprefix": _PREFIX,
+            "global_keyprefix": KEY_PREFIX,
             "visibility_timeout": redelivery_s,
-            "priority_steps": list(range(10)),
+            "priority_steps": list(PRIORITIES),
             "queue_order_strategy": "priority",
             "socket_timeout": 30.0,
             "socket_connect_timeout": 5.0,

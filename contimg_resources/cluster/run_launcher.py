@@ -12,6 +12,8 @@ Measured against dagster-celery 0.29.27, and mended here:
   back into its queue (``max_user_code_failure_retries`` in ``deploy/dagster.yaml``).
 * A worker that is told to stop a run gets SIGTERM, which Celery does not hand on as an interruption: SIGINT here. A run that no
   worker has begun is cancelled at once.
+* A message can be lost with a Redis that is killed (``messages``): its run would wait for a worker until run monitoring gives it
+  up after hours. Here it is handed over again (sensor ``run_failures``).
 * Resuming a run in a new worker, which Dagster would do before retrying it, is refused: steps of one process cannot be resumed.
 
 Rejected: ``celery_executor`` (a task per step), which waits for ever for a queue without listeners or a killed worker.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import dagster as dg
@@ -36,6 +39,7 @@ from kombu.exceptions import OperationalError
 
 from contimg_resources.cluster.addresses import broker_url
 from contimg_resources.cluster.celery_settings import celery_settings
+from contimg_resources.cluster.messages import Messages
 from contimg_resources.cluster.queues import broker_priority, queue_of
 from contimg_resources.cluster.signs_of_life import SignsOfLife
 from contimg_resources.errors import BrokerError
@@ -44,6 +48,8 @@ from contimg_resources.settings_cluster import ClusterSettings
 
 _LOG = structlog.get_logger(__name__)
 _PRIORITY_TAG = "dagster/priority"
+_IN_TRANSIT_S = 1.0
+"""Longer than a message is between queue and worker."""
 
 
 class QueueRunLauncher(CeleryRunLauncher):
@@ -64,6 +70,7 @@ class QueueRunLauncher(CeleryRunLauncher):
         super().__init__(default_queue="image", broker=url, config_source=settings, inst_data=inst_data)
         self.celery.conf.update(settings)  # the application of dagster-celery has put a queue of its own into them
         self._signs = None if url is None else SignsOfLife(url)
+        self._messages = None if url is None else Messages(url)
         self._lost_after_s = cluster.lost_after_s
         self._silent_since: dict[str, float] = {}
 
@@ -107,6 +114,32 @@ class QueueRunLauncher(CeleryRunLauncher):
             run.run_id, {DAGSTER_CELERY_QUEUE_TAG: queue, DAGSTER_CELERY_TASK_ID_TAG: run.run_id}
         )
         self._instance.report_engine_event(f"Waits in queue {queue} of the cluster.", run, cls=type(self))
+
+    def hand_over_lost_runs(self) -> list[str]:
+        """Hand over again the runs that have waited for ``lost_after_s``, are in no queue and on no worker; returns their ids."""
+        if self._messages is None:
+            return []
+        try:
+            lost = self._waiting().keys() - self._messages.held()
+            if not lost:
+                return []
+            time.sleep(_IN_TRANSIT_S)
+            held = self._messages.held()
+            found = [run for run in self._waiting().values() if run.run_id in lost - held]
+            found = [run for run in found if self._messages.claim(run.run_id, self._lost_after_s)]
+        except BrokerError as error:
+            _LOG.warning("lost_runs_not_looked_for", error=str(error))
+            return []
+        for run in found:
+            self._instance.report_engine_event("Was in no queue and on no worker.", run, cls=type(self))
+            self.launch_run(LaunchRunContext(run, workspace=None))
+        return [run.run_id for run in found]
+
+    def _waiting(self) -> dict[str, dg.DagsterRun]:
+        """Runs that were handed over a while ago and that no worker has begun."""
+        since = datetime.now(UTC) - timedelta(seconds=self._lost_after_s)
+        filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING], updated_before=since)
+        return {run.run_id: run for run in self._instance.get_runs(filters)}
 
     def terminate(self, run_id: str) -> bool:
         """Interrupt the run where it is, or take it out of its queue; False when it has ended or the broker is away."""

@@ -20,12 +20,14 @@ import pytest
 import redis
 import yaml
 from celery import concurrency
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy.engine import URL, make_url
 
 from contimg_resources.cluster.addresses import broker_url, postgres_url
+from contimg_resources.cluster.messages import Messages
 from contimg_resources.cluster.migration import copy_instance
 from contimg_resources.cluster.one_machine import OneMachine, Places, Ports
 from contimg_resources.cluster.queues import QUEUES, broker_priority, queue_of
@@ -35,6 +37,7 @@ from contimg_resources.cluster.worker import RunPool, worker_application
 from contimg_resources.errors import ResourceError, SettingsError
 from contimg_resources.settings import Settings, load_settings
 from contimg_resources.settings_cluster import ClusterSettings
+from contimg_sensors.failures import hand_over_lost_runs
 from contimg_sensors.gates import WORK_TAG, Work
 from tests.deployment.one_machine_cluster import folder_of_postgres, free_ports, wait_for
 
@@ -177,17 +180,61 @@ def test_a_silent_run_is_lost_only_when_the_broker_answers(services: Services, i
     wait_for(lambda: health() == WorkerStatus.FAILED, 3 * LOST_AFTER_S, "the run is lost")
 
 
+def small_run(instance: dg.DagsterInstance, folder: Path) -> dg.DagsterRun:
+    """A run of a job in a file."""
+    (folder / "small.py").write_text(
+        "import dagster as dg\n@dg.job\ndef small():\n    pass\ndefs = dg.Definitions(jobs=[small])\n"
+    )
+    job = ReconstructableRepository.for_file(str(folder / "small.py"), "defs").get_reconstructable_job("small")
+    return instance.create_run_for_job(job.get_definition(), job_code_origin=job.get_python_origin())
+
+
+def test_a_run_whose_message_is_lost_is_handed_over_again(
+    services: Services, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """A message that Redis gave out and lost is sent again, once; one that waits or that a worker has is not; nor without Redis."""
+    run, launcher = small_run(instance, tmp_path), instance.run_launcher
+    messages = Messages(broker_url(load_settings().cluster))
+    raw = redis.Redis.from_url(broker_url(load_settings().cluster))
+    instance.handle_new_event(
+        dg.EventLogEntry(
+            error_info=None, level="debug", user_message="", run_id=run.run_id, timestamp=time.time(),
+            dagster_event=dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, run.job_name),
+        )
+    )  # fmt: skip
+    launcher.launch_run(LaunchRunContext(run, workspace=None))
+    time.sleep(LOST_AFTER_S)
+    assert messages.held() == {run.run_id}
+    assert launcher.hand_over_lost_runs() == []
+
+    with launcher.celery.connection_for_read() as connection:
+        given = connection.default_channel.basic_get("store", no_ack=False)
+        assert given is not None
+        assert raw.hlen("contimg:unacked") == 1
+        assert messages.held() == {run.run_id}
+        assert launcher.hand_over_lost_runs() == []
+        given.ack()
+    assert messages.held() == set()
+    assert hand_over_lost_runs(instance) == [f"run {run.run_id} was in no queue and on no worker: handed over again"]
+    assert messages.held() == {run.run_id}
+
+    raw.delete(*raw.keys("contimg:store*"))
+    assert messages.held() == set()
+    assert launcher.hand_over_lost_runs() == []  # it was handed over a moment ago
+    services.kill("redis")
+    assert launcher.hand_over_lost_runs() == []
+    services.revive("redis", 0.0)
+    time.sleep(LOST_AFTER_S)
+    assert launcher.hand_over_lost_runs() == [run.run_id]
+    assert launcher.terminate(run.run_id)
+    raw.delete(*raw.keys("contimg:store*"))
+
+
 def test_a_run_that_cannot_be_handed_over_goes_back_into_the_queue(
     services: Services, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """With the broker away the launcher raises the error after which Dagster queues a run again, and keeps on doing so."""
-    (tmp_path / "small.py").write_text(
-        "import dagster as dg\n@dg.job\ndef small():\n    pass\ndefs = dg.Definitions(jobs=[small])\n"
-    )
-    from dagster._core.definitions.reconstruct import ReconstructableRepository
-
-    job = ReconstructableRepository.for_file(str(tmp_path / "small.py"), "defs").get_reconstructable_job("small")
-    run = instance.create_run_for_job(job.get_definition(), job_code_origin=job.get_python_origin())
+    run = small_run(instance, tmp_path)
     services.kill("redis")
     with pytest.raises(DagsterUserCodeUnreachableError, match="broker"):
         instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
