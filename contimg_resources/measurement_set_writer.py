@@ -204,7 +204,7 @@ class TurnedStream:
 
 
 def _row_pieces(shape: tuple[int, ...]) -> list[slice]:
-    """Rows in pieces of 4 MB of visibilities: casacore lets no other thread begin anything meanwhile."""
+    """Rows in pieces that belong to 4 MB of visibilities, so that copies of their flags are small."""
     n_row, n_chan, n_corr = shape
     step = max(1, 4_000_000 // (8 * n_chan * n_corr))
     return [slice(start, min(start + step, n_row)) for start in range(0, n_row, step)]

@@ -10,25 +10,22 @@ neither here nor there when it is back, and the worker has forgotten it with the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import redis
 from kombu.transport.redis import Channel
 
 from contimg_resources.cluster.celery_settings import KEY_PREFIX, PRIORITIES
 from contimg_resources.cluster.queues import QUEUES
-from contimg_resources.errors import BrokerError
+from contimg_resources.cluster.signs_of_life import TIMEOUT_S, broker_answers
 
 _HANDED_OVER = KEY_PREFIX + "handed-over-again:{run_id}"
-_TIMEOUT_S = 5.0
 
 
 class Messages:
     """Messages of the runs in one broker."""
 
     def __init__(self, broker_url: str) -> None:
-        self._client = redis.Redis.from_url(broker_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        self._client = redis.Redis.from_url(broker_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
     def held(self) -> set[str]:
         """Ids of the runs whose message is in a queue or with a worker, at one moment.
@@ -38,7 +35,7 @@ class Messages:
         BrokerError
             If the broker does not answer.
         """
-        with _named(), self._client.pipeline(transaction=True) as look:
+        with broker_answers("its messages"), self._client.pipeline(transaction=True) as look:
             for queue in QUEUES:
                 for priority in PRIORITIES:
                     look.lrange(KEY_PREFIX + (f"{queue}{Channel.sep}{priority}" if priority else queue), 0, -1)
@@ -50,18 +47,5 @@ class Messages:
 
     def claim(self, run_id: str, for_s: float) -> bool:
         """Whether the caller, and nobody else for so long, may hand a run over again."""
-        with _named():
+        with broker_answers(f"run {run_id}"):
             return bool(self._client.set(_HANDED_OVER.format(run_id=run_id), 1, nx=True, px=int(for_s * 1000)))
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise BrokerError(
-            "The broker does not answer about its messages",
-            got=str(error),
-            expected="an answer within seconds",
-            remedy="Start Redis again; runs go on meanwhile, and nothing is lost.",
-        ) from error

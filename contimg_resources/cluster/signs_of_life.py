@@ -16,11 +16,13 @@ from contextlib import contextmanager
 import redis
 import structlog
 
+from contimg_resources.cluster.celery_settings import KEY_PREFIX
 from contimg_resources.errors import BrokerError
 
 _LOG = structlog.get_logger(__name__)
-_KEY = "contimg:run:{run_id}"
-_TIMEOUT_S = 5.0
+_KEY = KEY_PREFIX + "run:{run_id}"
+TIMEOUT_S = 5.0
+"""Of one question to the broker."""
 
 
 class SignsOfLife:
@@ -28,33 +30,34 @@ class SignsOfLife:
 
     def __init__(self, broker_url: str) -> None:
         self._client = redis.Redis.from_url(
-            broker_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, decode_responses=True
+            broker_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
         )
 
     def give(self, run_id: str, worker: str, valid_s: float) -> None:
         """Say that a run lives, for so long."""
-        with _named(run_id):
+        with broker_answers(f"run {run_id}"):
             self._client.set(_KEY.format(run_id=run_id), worker, px=int(valid_s * 1000))
 
     def end(self, run_id: str) -> None:
         """Say that a run has ended."""
-        with _named(run_id):
+        with broker_answers(f"run {run_id}"):
             self._client.delete(_KEY.format(run_id=run_id))
 
     def worker_of(self, run_id: str) -> str | None:
         """Who runs it, or None without a sign; BrokerError when nobody can tell."""
-        with _named(run_id):
+        with broker_answers(f"run {run_id}"):
             found: str | None = self._client.get(_KEY.format(run_id=run_id))  # type: ignore[assignment]
             return found
 
 
 @contextmanager
-def _named(run_id: str) -> Iterator[None]:
+def broker_answers(about: str) -> Iterator[None]:
+    """Turn what Redis raises into a BrokerError that says what was asked."""
     try:
         yield
     except redis.RedisError as error:
         raise BrokerError(
-            f"The broker does not answer about run {run_id}",
+            f"The broker does not answer about {about}",
             got=str(error),
             expected="an answer within seconds",
             remedy="Start Redis again; runs go on meanwhile, and nothing is lost.",
@@ -92,4 +95,4 @@ def giving_signs(signs: SignsOfLife, run_id: str, worker: str, *, every_s: float
         yield
     finally:
         ended.set()
-        thread.join(2 * _TIMEOUT_S)
+        thread.join(2 * TIMEOUT_S)
