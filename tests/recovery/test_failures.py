@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -108,7 +109,9 @@ def test_what_can_pass_is_retried_by_itself_with_growing_delay(platform, monkeyp
     catalogue.write_text(GOOD)
     monkeypatch.setenv("CONTIMG_CATALOGUE", str(catalogue))
     assert platform.run(CATALOGUE).success
-    monkeypatch.setenv("CONTIMG_TIMEOUTS__REFERENCE_CATALOGUE", "0.001")
+    dead_server = "contimg_resources.reference_catalogues.read_catalogue"
+    monkeypatch.setattr(dead_server, lambda _: time.sleep(60))
+    monkeypatch.setenv("CONTIMG_TIMEOUTS__REFERENCE_CATALOGUE", "0.2")
     monkeypatch.setenv("CONTIMG_DEAD_LETTERS__MAX_ATTEMPTS", "3")
     monkeypatch.setenv("CONTIMG_DEAD_LETTERS__BASE_DELAY_S", "100")
     letter = "reference_catalogue@all"

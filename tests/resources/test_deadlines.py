@@ -1,7 +1,9 @@
 """A stage that takes too long is ended: by an error, and where Python is never reached again, with its process."""
 
 import signal
+import sys
 import time
+from contextlib import suppress
 
 import dagster as dg
 import pytest
@@ -56,6 +58,43 @@ def test_clean_up_that_hangs_is_interrupted_as_well(monkeypatch):
     with pytest.raises(StageTimeoutError), time_limit("mosaic", 0.2):
         hang_twice()
     assert time.monotonic() - began < 5.0
+
+
+def test_an_error_that_python_drops_is_raised_again_at_once():
+    """What is raised inside a weak reference's callback or a destructor goes nowhere: the block is interrupted right after it."""
+
+    class Slow:
+        def __del__(self):
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end:
+                pass
+
+    def drop_and_sleep():
+        Slow()
+        time.sleep(30)
+
+    others = []
+    hook, sys.unraisablehook = sys.unraisablehook, others.append
+    began = time.monotonic()
+    try:
+        with pytest.raises(StageTimeoutError), time_limit("mosaic", 0.1):
+            drop_and_sleep()
+        assert sys.unraisablehook == others.append
+    finally:
+        sys.unraisablehook = hook
+    assert time.monotonic() - began < 2.0
+    assert others == []
+
+
+def test_a_stage_that_is_done_after_all_keeps_its_process(monkeypatch):
+    """Where the error was caught and the stage ended well, no watchdog is left to end the process in the next stage."""
+    monkeypatch.setattr(deadlines, "_ENDS_PROCESS", [True])
+    calls = []
+    monkeypatch.setattr(deadlines.faulthandler, "dump_traceback_later", lambda after_s, **_: calls.append(after_s))
+    monkeypatch.setattr(deadlines.faulthandler, "cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+    with time_limit("mosaic", 0.1, grace_s=1.0), suppress(StageTimeoutError):
+        time.sleep(30)
+    assert calls == [1.1, "cancelled"]
 
 
 def test_the_clock_of_others_goes_on():
