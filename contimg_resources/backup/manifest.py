@@ -52,6 +52,13 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BackupError(
+            f"{folder} is not a backup",
+            got=f"no {MANIFEST} in it",
+            expected="the folder that `contimg backup` printed",
+            remedy="Give that folder; if it is the one, its manifest was deleted and the backup cannot be trusted.",
+        ) from error
     except (OSError, json.JSONDecodeError) as error:
         raise _damaged(folder, f"{MANIFEST}: {error}") from error
     if manifest.get("format") != FORMAT:

@@ -148,6 +148,9 @@ def test_a_damaged_backup_is_refused_before_anything_changes(site):
     """One byte, one file more, one file less: named, and the store stays."""
     backup = make_backup(load_settings(), None, site / "backups")
     copy = backup / "store" / "contimg.duckdb"
+    for not_it in (backup.parent, copy):
+        with pytest.raises(BackupError, match="folder that `contimg backup` printed"):
+            restore_backup(not_it, load_settings(), None, replace=True)
     sound = copy.read_bytes()
     copy.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     with pytest.raises(BackupError, match=r"other content: store/contimg\.duckdb"):
