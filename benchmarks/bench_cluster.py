@@ -27,7 +27,7 @@ from record import write_result
 
 DATA = ROOT / ".contimg" / "bench-cluster"
 N_OBSERVATIONS = 8
-ROUNDS = 2
+ROUNDS = 3
 LEAST_RATIO = 1.7
 """Of one worker's seconds to two workers', the median of the pairs; one pair alone says too little to fail."""
 DAY = "2026-01-10"

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 CADENCE_S = 309.24
-COST_CORE_S = {"measurement set": 10.5, "gains": 7.0, "images": 46.5, "photometry": 0.7, "run and registers": 6.3}
+COST_CORE_S = {"measurement set": 11.0, "gains": 4.4, "images": 43.1, "photometry": 1.0, "run and registers": 4.2}
 """Of one observation with 96 antennas on one core, s; the last is what observation_job takes beyond its stages."""
 COST_ANTENNAS = 96
 DOWN_S = 12 * 3600.0

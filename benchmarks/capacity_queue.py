@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import dagster as dg
-from capacity import cost_core_s
+from capacity import COST_CORE_S, cost_core_s
 from dagster._core.events import DagsterEventType
 from queue_simulation import Outcome, Scenario, simulated
 from real_queue import RealQueue, instance_of_cluster
@@ -32,7 +32,7 @@ N_WAITING = (1_000, 10_000)
 N_LOOKS = 5
 SOURCE_EPOCHS_PER_DAY = 1e9 * 16 / (5 * 365.25)
 """Of DSA-2000: an assumed 1e9 sources seen 16 times in 5 years."""
-RUN_CORE_S, SOURCE_EPOCH_CORE_S = 6.3, 160e-6
+RUN_CORE_S, SOURCE_EPOCH_CORE_S = COST_CORE_S["run and registers"], 160e-6
 """A run without its stages, and photometry with flux scale of a source, s (``docs/capacity.md``)."""
 
 
